@@ -1,0 +1,1 @@
+"""Helpers for the notebooks: one concept a module, nothing done at import."""

@@ -1,0 +1,229 @@
+"""Where files live, and how they come to lie there: whole or not at all."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+_CHUNK = 1 << 20
+_PARTIAL = ".partial-"  # prefix of everything that is still being written
+_MINIMUM_FREE = 500 * 2**20  # bytes; the largest notebook leaves about 150 MB
+
+_current: str | None = None
+
+
+def root() -> Path:
+    """Returns the project's root: the folder that holds `notebooks`, `data` and `outputs`."""
+    return Path(__file__).resolve().parents[1]
+
+
+def outputs() -> Path:
+    """Returns the folder that all runs write to: `$WORKBOOK_OUTPUTS`, or `outputs` in the root."""
+    chosen = os.environ.get("WORKBOOK_OUTPUTS")
+    return Path(chosen).expanduser().resolve() if chosen else root() / "outputs"
+
+
+def begin(stem: str, parameters: dict) -> Path:
+    """Opens the output folder of one notebook.
+
+    Makes `outputs()/stem`, removes what an interrupted run left half-written and the claims of
+    the run before, and remembers `stem` as the notebook to which claims belong.
+
+    Args:
+        stem: Name of the notebook without its suffix, such as `"03_cnn_training"`.
+        parameters: The values that this run uses; recorded in `parameters.json`.
+
+    Returns:
+        The folder, which exists and can be written.
+
+    Raises:
+        OSError: If the folder cannot be made or written, or the disk has less than 500 MB free.
+    """
+    global _current
+    folder = outputs() / stem
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.rglob(_PARTIAL + "*"):
+            _remove(leftover)
+        (folder / "claims.json").unlink(missing_ok=True)
+        free = shutil.disk_usage(folder).free
+        if free < _MINIMUM_FREE:
+            raise OSError(errno.ENOSPC, "the disk is almost full")
+        write_json(folder / "parameters.json", parameters)
+    except OSError as error:
+        raise OSError(error.errno, explain(error, folder)) from error
+    _current = stem
+    return folder
+
+
+def current() -> Path:
+    """Returns the output folder of the notebook that called `begin` last.
+
+    Raises:
+        RuntimeError: If `begin` has not been called in this process.
+    """
+    if _current is None:
+        raise RuntimeError("No notebook has begun: call artifacts.begin('<notebook stem>', parameters) first.")
+    return outputs() / _current
+
+
+def explain(error: OSError, path: Path) -> str:
+    """Returns one sentence that says why `path` cannot be written, and how to mend it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return (
+            f"There is no room to write in {path} ({free_space(path)} free, {_size(_MINIMUM_FREE)} needed): "
+            "free some space, or name another folder with --output or WORKBOOK_OUTPUTS."
+        )
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return (
+            f"The folder {path} cannot be written ({os.strerror(error.errno)}): "
+            "mend its permissions, or name another folder with --output or WORKBOOK_OUTPUTS."
+        )
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"A file stands where the folder {path} should be: move it away, or name another folder with --output."
+    return f"{path} cannot be written: {error.strerror or error}."
+
+
+def free_space(path: Path) -> str:
+    """Returns the free space of the disk that holds `path` (or its nearest parent that exists)."""
+    path = Path(path).absolute()
+    while not path.exists():
+        path = path.parent
+    return _size(shutil.disk_usage(path).free)
+
+
+def require(path: str | Path, made_by: str) -> Path:
+    """Returns the path of an artifact that an earlier notebook made.
+
+    Args:
+        path: Absolute, or relative to `outputs()`.
+        made_by: Stem of the notebook that writes it, such as `"01_data_preparation"`.
+
+    Raises:
+        FileNotFoundError: If it is not there; the message names the command that makes it.
+    """
+    found = outputs() / path
+    if not found.exists():
+        number = made_by.split("_")[0]
+        raise FileNotFoundError(
+            f"{found} is not there. Notebook {made_by} makes it: "
+            f"run that notebook first, for instance with `python -m helpers run {number}`."
+        )
+    return found
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write to, and moves it into place when the block ends well.
+
+    A reader, or a run that starts again after a crash, sees the old file or the whole new one,
+    never a part. When the block raises, the part is removed and `path` is left as it was.
+
+    Example:
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with writing(Path(folder) / "note.txt") as partial:
+    ...         _ = partial.write_text("whole")
+    ...     (Path(folder) / "note.txt").read_text()
+    'whole'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays: Keras and NumPy choose a format by it.
+    partial = path.with_name(f"{_PARTIAL}{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        _sync(partial)
+        os.replace(partial, path)
+        _sync(path.parent)
+    finally:
+        _remove(partial)
+
+
+@contextlib.contextmanager
+def writing_folder(path: str | Path) -> Iterator[Path]:
+    """Yields an empty folder beside `path` to fill, and swaps it in when the block ends well.
+
+    What stood at `path` before is replaced as a whole: no file of the old folder survives among
+    the new ones. Killed between the two renames, `path` is missing and `require` says so.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{_PARTIAL}{os.getpid()}-{path.name}")
+    retired = path.with_name(f"{_PARTIAL}{os.getpid()}-old-{path.name}")
+    _remove(partial)
+    partial.mkdir()
+    try:
+        yield partial
+        for file in partial.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        if path.exists():
+            os.replace(path, retired)
+        os.replace(partial, path)
+        _sync(path.parent)
+    finally:
+        _remove(partial)
+        _remove(retired)
+
+
+def write_json(path: str | Path, content: object) -> Path:
+    """Writes `content` as JSON: sorted keys, UTF-8, the same bytes for the same content."""
+    path = Path(path)
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    with writing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+    return path
+
+
+def sha256(path: str | Path) -> str:
+    """Returns the SHA-256 of a file's bytes in hexadecimal, reading one megabyte at a time."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_manifest(folder: str | Path, *, made_by: str, parameters: dict, **facts: object) -> Path:
+    """Writes `manifest.json`: what lies in `folder`, who made it, and from which parameters.
+
+    It holds no time and no path of the machine, so that two equal runs write equal manifests.
+
+    Args:
+        folder: Its files, in subfolders too, are listed with bytes and SHA-256.
+        made_by: Stem of the notebook, or name of the command.
+        parameters: The values used.
+        facts: More entries, JSON values, such as counts.
+    """
+    folder = Path(folder)
+    files = {
+        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256(file)}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != "manifest.json" and not file.name.startswith(_PARTIAL)
+    }
+    content = {**facts, "made_by": made_by, "parameters": parameters, "files": files}
+    return write_json(folder / "manifest.json", content)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,117 @@
+"""Measured statements: a sentence, the figure behind it, and the bound that it must meet."""
+
+import json
+import math
+
+from helpers import artifacts
+
+_BOUNDS = ("at_least", "at_most", "within")
+
+
+def check(
+    statement: str,
+    measured: float | bool,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    within: tuple[float, float] | None = None,
+    unit: str = "",
+) -> bool:
+    """Checks one statement of a notebook against what was measured, prints it and records it.
+
+    The printed line holds the statement and a tick or a cross, and not the figure, so that it is
+    the same on every machine on which the statement holds. The figure goes to
+    `outputs/<stem>/claims.json`. A statement that fails does not stop the notebook; the runner
+    ends non-zero for it after all notebooks have run.
+
+    Args:
+        statement: One sentence with its bound in words.
+        measured: The figure, or a bool for a statement without one.
+        at_least: Lowest figure for which it holds, inclusive.
+        at_most: Highest figure for which it holds, inclusive.
+        within: Lowest and highest figure, inclusive.
+        unit: Unit of the figure, for the table.
+
+    Returns:
+        Whether the statement holds. NaN and infinity never do.
+
+    Raises:
+        ValueError: If not exactly one bound is given for a number, or any for a bool.
+    """
+    bounds = {"at_least": at_least, "at_most": at_most, "within": within}
+    given = {name: bound for name, bound in bounds.items() if bound is not None}
+    is_bool = isinstance(measured, bool) or type(measured).__name__ in ("bool_", "bool")
+    if is_bool and given:
+        raise ValueError(f"The claim {statement!r} is true or false and takes no bound; received {given}.")
+    if not is_bool and len(given) != 1:
+        raise ValueError(f"The claim {statement!r} takes exactly one of {', '.join(_BOUNDS)}; received {given}.")
+
+    figure = bool(measured) if is_bool else float(measured)
+    low, high = within if within is not None else (at_least, at_most)
+    held = figure if is_bool else (
+        math.isfinite(figure) and (low is None or figure >= low) and (high is None or figure <= high)
+    )
+    entry = {"claim": statement, "measured": figure, "unit": unit, "held": held}
+    if not is_bool and not math.isfinite(figure):
+        entry["measured"] = str(figure)
+    for name, bound in given.items():
+        entry[name] = [float(b) for b in bound] if name == "within" else float(bound)
+    _record(entry)
+    print(f"{'✔' if held else '✘'} {statement}")
+    return held
+
+
+def read(stem: str | None = None) -> list[dict]:
+    """Returns the claims that a notebook has recorded, in order (`[]` before the first).
+
+    Args:
+        stem: Stem of the notebook; the current one if not given.
+    """
+    folder = artifacts.current() if stem is None else artifacts.outputs() / stem
+    path = folder / "claims.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def table(stem: str | None = None) -> "pandas.DataFrame":  # noqa: F821
+    """Returns the recorded claims as a DataFrame: claim, measured, unit, bound, held."""
+    import pandas as pd
+
+    rows = [
+        {
+            "claim": entry["claim"],
+            "measured": _short(entry["measured"]),
+            "unit": entry["unit"],
+            "expected": bound_text(entry),
+            "held": "✔" if entry["held"] else "✘",
+        }
+        for entry in read(stem)
+    ]
+    return pd.DataFrame(rows, columns=["claim", "measured", "unit", "expected", "held"])
+
+
+def bound_text(entry: dict) -> str:
+    """Returns the bound of a recorded claim as text.
+
+    Example:
+
+    >>> bound_text({"claim": "…", "measured": 3.9, "at_least": 3.5})
+    '≥ 3.5'
+    """
+    if "at_least" in entry:
+        return f"≥ {_short(entry['at_least'])}"
+    if "at_most" in entry:
+        return f"≤ {_short(entry['at_most'])}"
+    if "within" in entry:
+        return f"{_short(entry['within'][0])} to {_short(entry['within'][1])}"
+    return "true"
+
+
+def _record(entry: dict) -> None:
+    recorded = [other for other in read() if other["claim"] != entry["claim"]]  # a cell run again replaces its line
+    artifacts.write_json(artifacts.current() / "claims.json", [*recorded, entry])
+
+
+def _short(figure: float | bool | str) -> str:
+    if isinstance(figure, (bool, str)):
+        return str(figure).lower()
+    return f"{figure:,.0f}" if abs(figure) >= 1000 else f"{figure:.4g}"

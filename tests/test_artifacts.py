@@ -1,0 +1,144 @@
+"""Files appear whole or not at all."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from helpers import artifacts
+
+
+@pytest.fixture(autouse=True)
+def _own_outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path / "out"))
+    monkeypatch.setattr(artifacts, "_current", None)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.rglob("*"))
+
+
+def test_root_holds_the_notebooks_and_the_data():
+    assert (artifacts.root() / "notebooks").is_dir()
+    assert (artifacts.root() / "data" / "fashion-mnist").is_dir()
+
+
+def test_outputs_follow_the_environment(tmp_path, monkeypatch):
+    assert artifacts.outputs() == tmp_path / "out"
+    monkeypatch.delenv("WORKBOOK_OUTPUTS")
+    assert artifacts.outputs() == artifacts.root() / "outputs"
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path):
+    path = artifacts.write_json(tmp_path / "a.json", {"old": 1})
+    with pytest.raises(ZeroDivisionError), artifacts.writing(path) as partial:
+        partial.write_text("half")
+        raise ZeroDivisionError
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_the_part_keeps_the_suffix_by_which_libraries_choose_a_format(tmp_path):
+    with artifacts.writing(tmp_path / "model.keras") as partial:
+        assert partial.suffix == ".keras"
+        partial.write_bytes(b"x")
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    for name in ("old", "new"):
+        with artifacts.writing_folder(tmp_path / "set") as folder:
+            (folder / name).write_text(name)
+    assert names(tmp_path) == ["new", "set"]
+
+
+def test_a_folder_that_fails_leaves_the_old_one(tmp_path):
+    with artifacts.writing_folder(tmp_path / "set") as folder:
+        (folder / "old").write_text("old")
+    with pytest.raises(ZeroDivisionError), artifacts.writing_folder(tmp_path / "set") as folder:
+        (folder / "new").write_text("new")
+        raise ZeroDivisionError
+    assert names(tmp_path) == ["old", "set"]
+
+
+def _write_slowly(path):
+    with artifacts.writing(path) as partial:
+        partial.write_text("half")
+        time.sleep(60)
+
+
+def test_a_killed_write_leaves_no_file_and_begin_clears_its_part(tmp_path):
+    folder = artifacts.begin("09_killed", {})
+    writer = multiprocessing.get_context("fork").Process(target=_write_slowly, args=(folder / "a.txt",))
+    writer.start()
+    deadline = time.monotonic() + 20
+    while not list(folder.glob(".partial-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(writer.pid, signal.SIGKILL)
+    writer.join()
+    assert not (folder / "a.txt").exists()
+    assert any(name.startswith(".partial-") for name in names(folder))
+    artifacts.begin("09_killed", {})
+    assert names(folder) == ["parameters.json"]
+
+
+def test_begin_forgets_the_claims_of_the_run_before(tmp_path):
+    folder = artifacts.begin("09_twice", {"SEED": 1})
+    (folder / "claims.json").write_text("[]")
+    assert artifacts.begin("09_twice", {"SEED": 2}) == folder == artifacts.current()
+    assert not (folder / "claims.json").exists()
+    assert json.loads((folder / "parameters.json").read_text()) == {"SEED": 2}
+
+
+def test_begin_says_in_a_sentence_that_a_file_stands_in_the_way(tmp_path):
+    (tmp_path / "out").write_text("not a folder")
+    with pytest.raises(OSError, match="A file stands where the folder .* should be"):
+        artifacts.begin("09_blocked", {})
+
+
+def test_begin_says_in_a_sentence_that_the_disk_is_full(monkeypatch):
+    monkeypatch.setattr(artifacts, "_MINIMUM_FREE", 2**62)  # more than any disk has
+    with pytest.raises(OSError, match=r"There is no room to write in .* free some space, or name another folder"):
+        artifacts.begin("09_full", {})
+
+
+def test_current_asks_for_begin_first():
+    with pytest.raises(RuntimeError, match="call artifacts.begin"):
+        artifacts.current()
+
+
+def test_what_is_missing_names_the_notebook_and_the_command():
+    with pytest.raises(FileNotFoundError, match=r"Notebook 01_data_preparation makes it.*helpers run 01"):
+        artifacts.require("01_data_preparation/dataset", made_by="01_data_preparation")
+
+
+def test_what_is_there_is_returned():
+    folder = artifacts.begin("01_data_preparation", {})
+    assert artifacts.require("01_data_preparation", made_by="01_data_preparation") == folder
+
+
+def test_sha256_of_the_standard_example(tmp_path):
+    path = tmp_path / "abc"
+    path.write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert artifacts.sha256(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_equal_runs_write_equal_manifests(tmp_path):
+    texts = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        (folder / "sub").mkdir(parents=True)
+        (folder / "sub" / "x.bin").write_bytes(b"123")
+        texts.append(artifacts.write_manifest(folder, made_by="01", parameters={"SEED": 0}, n=3).read_bytes())
+    assert texts[0] == texts[1]
+    manifest = json.loads(texts[0])
+    assert manifest["files"]["sub/x.bin"]["bytes"] == 3
+    assert manifest["n"] == 3
+
+
+def test_json_refuses_what_json_has_not(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        artifacts.write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert names(tmp_path) == []

@@ -1,0 +1,63 @@
+"""A wrong parameter is one sentence before any work."""
+
+import pytest
+
+from helpers import parameters
+
+RULES = {
+    "SOURCE": str,
+    "EPOCHS": (int, 1, 500),
+    "DROPOUT": (float, 0.0, 0.9),
+    "REQUIRE_GPU": bool,
+    "RATES": list,
+    "MODE": {"fast", "full"},
+    "PICTURES": (int, 1, None),
+}
+GOOD = {
+    "SOURCE": "",
+    "EPOCHS": 3,
+    "DROPOUT": 0.5,
+    "REQUIRE_GPU": False,
+    "RATES": [1e-3],
+    "MODE": "fast",
+    "PICTURES": 10,
+}
+
+
+def test_good_values_come_back_in_the_order_of_the_rules():
+    assert parameters.check({**GOOD, "np": 1, "X": 2, "_OH_": 3, "__name__": "x"}, **RULES) == GOOD
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("EPOCHS", 0, "EPOCHS is 0: it must be from 1 to 500."),
+        ("EPOCHS", "3", r"EPOCHS is '3' \(str\): it must be a whole number."),
+        ("EPOCHS", 3.0, "it must be a whole number"),
+        ("EPOCHS", True, "it must be a whole number"),
+        ("DROPOUT", 0.95, "it must be from 0.0 to 0.9"),
+        ("DROPOUT", float("nan"), "it must be a finite number"),
+        ("REQUIRE_GPU", 1, "it must be True or False"),
+        ("SOURCE", 7, "it must be a text in quotes"),
+        ("MODE", "slow", "MODE is 'slow': it must be one of 'fast', 'full'."),
+        ("PICTURES", 0, "PICTURES is 0: it must be at least 1."),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_it_should_be(name, value, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        parameters.check({**GOOD, name: value}, **RULES)
+
+
+def test_a_misspelt_parameter_is_an_error_with_a_hint():
+    with pytest.raises(ValueError, match="no parameter EPOCH: did you mean EPOCHS"):
+        parameters.check({**GOOD, "EPOCH": 3}, **RULES)
+
+
+def test_a_parameter_that_is_like_no_other_gets_the_list():
+    with pytest.raises(ValueError, match="no parameter WXYZ: it knows SOURCE, EPOCHS"):
+        parameters.check({**GOOD, "WXYZ": 3}, **RULES)
+
+
+def test_a_parameter_that_was_never_set_asks_for_its_cell():
+    with pytest.raises(ValueError, match="EPOCHS is not set: run the cell tagged `parameters`"):
+        parameters.check({"SOURCE": ""}, SOURCE=str, EPOCHS=int)
