@@ -1,0 +1,169 @@
+"""Pictures inside zip and tar archives, read in place and never extracted."""
+
+import bz2
+import gzip
+import io
+import lzma
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError, is_litter, layout, printable
+
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, NotImplementedError)
+_MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that Python inflates in bounded steps
+_SLACK = 64 * 2**20  # bytes that any archive may hold, however small it is itself
+
+
+class ArchiveSource:
+    """Pictures in a zip or tar archive (tar plain or with gzip, bzip2 or xz), a class a folder.
+
+    Members are read one at a time and never extracted, so no name in the archive can name a file on
+    this machine. Links and devices are not followed.
+
+    Args:
+        path: The archive.
+        title: What to call it in `describe`; its name if not given.
+        limits: How much is believed of it.
+
+    Raises:
+        SourceError: If it is neither a zip nor a tar archive.
+    """
+
+    classes = None
+
+    def __init__(self, path: str | Path, *, title: str = "", limits: Limits = DEFAULT_LIMITS):
+        self.findings: list[Finding] = []
+        self._path, self._limits = Path(path), limits
+        self._title = title or printable(self._path.name)
+        self._members = self._zip_members if self._is_zip() else self._tar_members
+
+    def describe(self) -> str:
+        return f"the archive {self._title}"
+
+    def records(self) -> Iterator[Record]:
+        with self._one_sentence():
+            found = layout(PurePosixPath(member.name).parts for member in self._usable())
+        self.findings.clear()
+        with self._one_sentence():
+            for member in self._usable():
+                data = self._data(member)
+                if data is not None:
+                    label, split = found.place(PurePosixPath(member.name).parts)
+                    yield Record(printable(member.name), data, label, split)
+
+    def _usable(self) -> Iterator["_Member"]:
+        """Yields the members that may hold a picture; the others become findings."""
+        total, allowed = 0, min(self._limits.total_bytes, self._path.stat().st_size * self._limits.ratio + _SLACK)
+        for member in self._members():
+            total += member.size
+            if total > allowed:
+                raise SourceError(
+                    f"{self._title} expands to more than {allowed / 2**20:,.0f} MB, {self._limits.ratio} times its own "
+                    "size and more: it looks like a decompression bomb. If it is not, unpack it and name the folder."
+                )
+            path = PurePosixPath(member.name)
+            if path.is_absolute() or ".." in path.parts or "\\" in member.name or ":" in path.parts[0]:
+                self._drop(member, "unsafe name", "leads out of the archive; not read")
+            elif is_litter(path.parts):
+                continue
+            elif member.problem:
+                self._drop(member, "not a file", member.problem)
+            elif member.size > self._limits.picture_bytes:
+                self._drop(member, "unreadable", f"has {member.size:,} bytes, more than allowed")
+            else:
+                yield member
+
+    def _data(self, member: "_Member") -> bytes | None:
+        try:
+            return member.read()
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+            if self._members == self._tar_members:
+                raise  # what follows in a tar cannot be found any more
+            self._drop(member, "unreadable", f"is damaged in the archive ({printable(str(error))[:80]})")
+            return None
+
+    def _drop(self, member: "_Member", kind: str, why: str) -> None:
+        self.findings.append(Finding(printable(member.name), kind, "drop", why))
+
+    def _is_zip(self) -> bool:
+        with open(self._path, "rb") as file:
+            start = file.read(512)
+        if zipfile.is_zipfile(self._path):
+            return True
+        if start[257:262] == b"ustar" or any(start.startswith(magic) for magic in _MAGIC):
+            return False
+        what = "is empty" if not start else "is cut short" if start.startswith(b"PK") else f"begins with {start[:12]!r}"
+        raise SourceError(f"{self._title} is neither a zip nor a tar archive: it {what}. Fetch or pack it again.")
+
+    def _zip_members(self) -> Iterator["_Member"]:
+        with zipfile.ZipFile(self._path) as archive:
+            for info in archive.infolist():
+                kind = stat.S_IFMT(info.external_attr >> 16)
+                problem = ""
+                if info.flag_bits & 1:
+                    problem = "is encrypted"
+                elif info.compress_type not in _METHODS:
+                    problem = "is packed by a method other than deflate"
+                elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                    problem = "is a link or a device; not followed"
+                if not info.is_dir():
+                    yield _Member(info.filename, info.file_size, problem, lambda info=info: archive.read(info))
+
+    def _tar_members(self) -> Iterator["_Member"]:
+        with open(self._path, "rb") as file:
+            start = file.read(6)
+        opener = next((opener for magic, opener in _MAGIC.items() if start.startswith(magic)), open)
+        with opener(self._path, "rb") as file:
+            archive = tarfile.TarFile(fileobj=_Guarded(file, self._limits.picture_bytes))
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # or a long archive fills the memory
+                problem = "" if member.isreg() and not member.issparse() else "is a link or a device; not followed"
+                if not member.isdir():
+                    yield _Member(
+                        member.name, member.size, problem, lambda member=member: archive.extractfile(member).read()
+                    )
+
+    @contextmanager
+    def _one_sentence(self) -> Iterator[None]:
+        try:
+            yield
+        except _BROKEN as error:
+            why = printable(str(error))[:120].rstrip(".") or type(error).__name__
+            raise SourceError(
+                f"{self._title} is damaged or cut short ({why}): fetch or pack it again."
+            ) from error
+
+
+class _Member(NamedTuple):
+    name: str
+    size: int
+    problem: str
+    read: Callable[[], bytes]
+
+
+class _Guarded(io.RawIOBase):
+    """A file that refuses to hand out more at once than the largest picture: tar headers can ask for it."""
+
+    def __init__(self, file: io.IOBase, largest: int):
+        self._file, self._largest = file, largest + 1024
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0 or size > self._largest:
+            raise tarfile.ReadError("a header asks for more memory than allowed")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True

@@ -1,0 +1,120 @@
+"""Pictures and labels from a database that SQLAlchemy reaches, by a query that only reads."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import sqlalchemy
+from sqlalchemy import exc
+
+from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError, clean_label, clean_split, printable
+
+_ROWS = 64  # fetched at a time: this many pictures are in memory at once
+_QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
+_EXPECTED = "its first column is to hold the picture's bytes, its second the label; `name` and `split` may follow"
+
+
+class DatabaseSource:
+    """Pictures that a query yields: bytes and label, then, if it likes, `name` and `split`.
+
+    Rows are streamed, so a table larger than memory can be read. The query must be a SELECT; it runs
+    in a transaction that is rolled back, read-only where the database knows such a thing.
+
+    Args:
+        url: SQLAlchemy URL, such as `sqlite:///pictures.db` or `postgresql+psycopg://user@host/name`.
+        query: Such as `SELECT picture, label FROM pictures`. Order it, so that two runs see one order.
+        limits: How much is believed of each picture.
+
+    Raises:
+        SourceError: If the URL, its driver or the query cannot work.
+    """
+
+    classes = None
+
+    def __init__(self, url: str, query: str, *, limits: Limits = DEFAULT_LIMITS):
+        self.findings: list[Finding] = []
+        self._limits = limits
+        self._query = _only_select(query)
+        try:
+            parsed = sqlalchemy.engine.make_url(url)
+            self._title = parsed.render_as_string(hide_password=True)
+            self._engine = sqlalchemy.create_engine(_read_only(parsed), poolclass=sqlalchemy.pool.NullPool)
+        except (exc.ArgumentError, exc.NoSuchModuleError) as error:
+            raise SourceError(f"This is no database address that SQLAlchemy knows: {_short(error)}.") from error
+        except ImportError as error:
+            raise SourceError(f"The driver for {parsed.drivername} is not installed ({error}): install it.") from error
+
+    def describe(self) -> str:
+        return f"a query to the database {Path(self._engine.url.database or '').name or self._title}"
+
+    def records(self) -> Iterator[Record]:
+        self.findings.clear()
+        count = 0
+        try:
+            with self._engine.connect() as connection:
+                rows = self._execute(connection)
+                columns = [str(key).lower() for key in rows.keys()]  # noqa: SIM118 (a result is no dict)
+                self._check(columns)
+                for count, row in enumerate(rows, start=1):
+                    yield from self._record(count, columns, tuple(row))
+                connection.rollback()
+        except exc.SQLAlchemyError as error:
+            raise SourceError(f"The database {self._title} refused: {_short(error)}.") from error
+        if count == 0:
+            raise SourceError(f"The query returned no rows: {_EXPECTED}.")
+
+    def _execute(self, connection: sqlalchemy.Connection) -> sqlalchemy.CursorResult:
+        # no_parameters: the query goes to the driver as it is, whatever ':' or '%' it holds.
+        options = {"stream_results": True, "yield_per": _ROWS, "no_parameters": True}
+        if connection.dialect.name == "postgresql":
+            options["postgresql_readonly"] = True
+        connection = connection.execution_options(**options)
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("PRAGMA query_only = ON")
+        return connection.exec_driver_sql(self._query)
+
+    def _check(self, columns: list[str]) -> None:
+        extra = set(columns[2:]) - {"name", "split"}
+        if len(columns) < 2 or extra:
+            raise SourceError(f"The query yields the columns {', '.join(columns)}: {_EXPECTED}.")
+
+    def _record(self, count: int, columns: list[str], row: tuple) -> Iterator[Record]:
+        picture, label, *rest = row
+        extra = dict(zip(columns[2:], rest, strict=True))
+        name = printable(str(extra.get("name") or f"row {count}"))
+        if picture is not None and not isinstance(picture, bytes | bytearray | memoryview):
+            raise SourceError(f"The query's column {columns[0]} holds {type(picture).__name__}: {_EXPECTED}.")
+        if isinstance(label, bytes | bytearray | memoryview):
+            raise SourceError(f"The query's column {columns[1]} holds bytes: {_EXPECTED}.")
+        if picture is None or len(picture) > self._limits.picture_bytes:
+            why = "is NULL" if picture is None else f"has {len(picture):,} bytes, more than allowed"
+            self.findings.append(Finding(name, "unreadable", "drop", why))
+        else:
+            yield Record(name, bytes(picture), clean_label(label), clean_split(extra.get("split")))
+
+
+def _only_select(query: str) -> str:
+    bare = _QUOTED.sub(" ", query).strip().rstrip(";").strip()
+    if not re.match(r"(select|with)\b", bare, re.IGNORECASE) or ";" in bare:
+        received = " ".join(query.split())[:60] or "nothing"
+        raise SourceError(
+            f"The query must be one SELECT, because sources are only read; received {received!r}: "
+            "for instance SELECT picture, label FROM pictures ORDER BY id."
+        )
+    return query.strip().rstrip(";")
+
+
+def _read_only(url: sqlalchemy.URL) -> sqlalchemy.URL:
+    """Returns the URL with which SQLite opens its file for reading; a file that is not there is not made."""
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        return url
+    if url.database.startswith("file:"):
+        return url
+    if not Path(url.database).is_file():
+        raise SourceError(f"There is no SQLite file {url.database}: check its path (relative ones have three slashes).")
+    return url.set(database=Path(url.database).absolute().as_uri()).update_query_dict({"mode": "ro", "uri": "true"})
+
+
+def _short(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    return " ".join(str(cause).split())[:200].rstrip(".")

@@ -1,0 +1,117 @@
+"""A file fetched over http or https to disk, taken up where a broken connection left it."""
+
+import hashlib
+import json
+import re
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import requests
+import tenacity
+import urllib3
+
+from helpers import artifacts
+from helpers.records import DEFAULT_LIMITS, Limits, SourceError
+
+
+def download(
+    url: str,
+    *,
+    folder: Path | None = None,
+    sha256: str = "",
+    limits: Limits = DEFAULT_LIMITS,
+    attempts: int = 5,
+    pause: float = 1.0,
+) -> Path:
+    """Fetches a file over http or https to disk; a broken connection is taken up where it broke.
+
+    Args:
+        url: Where it lies.
+        folder: Where to put it; `outputs/cache` if not given. A part that an earlier run left there is continued.
+        sha256: Its checksum in hexadecimal, if you know it.
+        limits: `total_bytes` is the largest file that is fetched.
+        attempts: How often to try before giving up.
+        pause: Seconds before the second attempt; they double with each.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        SourceError: If the server says no, goes on failing, or sends another content than `sha256`.
+    """
+    shown = public_address(url)
+    folder = artifacts.outputs() / "cache" if folder is None else Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^\w.-]", "_", PurePosixPath(urlsplit(url).path).name)[-80:] or "download"
+    target = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
+    retry = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(attempts),
+        wait=tenacity.wait_exponential(multiplier=pause, max=30),
+        retry=tenacity.retry_if_exception_type((requests.ConnectionError, requests.Timeout, _Interrupted)),
+        reraise=True,
+    )
+    try:
+        retry(_fetch, url, target, limits.total_bytes)
+    except (requests.RequestException, _Interrupted) as error:
+        why = " ".join(str(error).replace(url, shown).split())[:160]
+        raise SourceError(f"{shown} could not be fetched in {attempts} attempts ({why}): try later.") from error
+    received = artifacts.sha256(target)
+    if sha256 and received != sha256.lower():
+        target.unlink()
+        raise SourceError(f"{shown} has the SHA-256 {received}, expected was {sha256}: its content is another one.")
+    return target
+
+
+def public_address(url: str) -> str:
+    """Returns an http address without user, password and query, which may hold secrets.
+
+    Example:
+
+    >>> public_address("https://me:secret@example.org/pets.zip?token=1")
+    'https://example.org/pets.zip'
+    """
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+class _Interrupted(Exception):
+    """The server stopped early or is busy; worth another attempt."""
+
+
+def _fetch(url: str, target: Path, largest: int) -> None:
+    """One attempt: continues `<target>.part` where the server allows it, and renames it when whole."""
+    part, note = target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
+    have = part.stat().st_size if part.exists() and note.exists() else 0
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers |= {"Range": f"bytes={have}-", "If-Range": json.loads(note.read_text())["version"]}
+    with requests.get(url, headers=headers, stream=True, timeout=(10, 60)) as response:
+        if response.status_code == 416:
+            part.unlink()
+        if response.status_code in (408, 416, 425, 429, 500, 502, 503, 504):
+            raise _Interrupted(f"the server answered {response.status_code} {response.reason}")
+        if response.status_code not in (200, 206):
+            raise SourceError(
+                f"{public_address(url)} answered {response.status_code} {response.reason}: check the address."
+            )
+        resumed = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        version = response.headers.get("ETag", "") or response.headers.get("Last-Modified", "")
+        note.unlink(missing_ok=True)
+        if version and not version.startswith("W/"):
+            artifacts.write_json(note, {"version": version})
+        written = have if resumed else 0
+        expected = written + int(response.headers.get("Content-Length", 0))
+        try:
+            with open(part, "ab" if resumed else "wb") as file:
+                # read1, not iter_content: what came before the connection broke is kept.
+                while chunk := response.raw.read1(1 << 16):
+                    written += len(chunk)
+                    if max(written, expected) > largest:
+                        raise SourceError(f"{public_address(url)} is larger than the {largest / 1e9:.3g} GB allowed.")
+                    file.write(chunk)
+        except urllib3.exceptions.HTTPError as error:
+            raise _Interrupted(f"the connection broke after {written:,} of {expected:,} bytes") from error
+    if written < expected:
+        raise _Interrupted(f"the connection broke after {written:,} of {expected:,} bytes")
+    part.replace(target)
+    note.unlink(missing_ok=True)

@@ -1,0 +1,228 @@
+"""How good predictions are, and how sure we may be of it: from labels and predictions alone."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class Interval(NamedTuple):
+    """An estimate with the ends of its confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+class ReliabilityCurve(NamedTuple):
+    """Confidence and accuracy of the pictures in each bin of confidence; NaN where there is none."""
+
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    count: np.ndarray
+
+
+def accuracy(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Returns the share of pictures whose prediction is their label.
+
+    Args:
+        labels: True classes, shape (n,).
+        predictions: Classes of shape (n,), or logits or probabilities of shape (n, classes).
+    """
+    return float(np.mean(correct(labels, predictions)))
+
+
+def correct(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Returns for each picture whether its prediction is its label, as booleans of shape (n,).
+
+    Args:
+        labels: True classes, shape (n,).
+        predictions: Classes of shape (n,), or logits or probabilities of shape (n, classes).
+
+    Raises:
+        ValueError: If there is no picture, or the two do not hold one entry for each.
+    """
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    if predictions.ndim == 2:
+        predictions = predictions.argmax(axis=1)
+    if labels.ndim != 1 or labels.shape != predictions.shape or len(labels) == 0:
+        raise ValueError(
+            "Labels and predictions hold one entry for each picture, and at least one; "
+            f"received shapes {labels.shape} and {predictions.shape}."
+        )
+    return labels == predictions
+
+
+def wilson_interval(
+    successes: np.ndarray, total: np.ndarray, *, confidence: float = 0.95
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the Wilson score interval of a share, which stays inside 0 and 1 for small counts, too.
+
+    Args:
+        successes: Number of successes; a number or an array.
+        total: Number of trials; without any, the interval is 0 to 1.
+        confidence: Share of such intervals that hold the true value.
+
+    Returns:
+        Lower and upper ends, shaped like the input.
+
+    Example:
+
+    >>> [round(float(end), 4) for end in wilson_interval(8, 10)]
+    [0.4902, 0.9433]
+
+    Reference:
+        Wilson, 1927, https://doi.org/10.1080/01621459.1927.10502953
+    """
+    successes, total = np.asarray(successes, float), np.asarray(total, float)
+    z = stats.norm.ppf(0.5 + confidence / 2)
+    n = np.maximum(total, 1e-12)
+    share = successes / n
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    low = np.where(successes == 0, 0.0, middle - half)
+    high = np.where(successes == total, 1.0, middle + half)
+    return np.clip(low, 0, 1), np.clip(high, 0, 1)
+
+
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, *, classes: int) -> np.ndarray:
+    """Counts how often class i (row) was predicted as class j (column); shape (classes, classes)."""
+    counts = np.bincount(np.asarray(labels) * classes + np.asarray(predictions), minlength=classes**2)
+    return counts.reshape(classes, classes)
+
+
+def recall_by_class(labels: np.ndarray, predictions: np.ndarray, classes: list[str]) -> "pandas.DataFrame":  # noqa: F821
+    """Returns the share of each class that was found, with its Wilson interval.
+
+    Returns:
+        Columns `class`, `pictures`, `found`, `recall`, `low`, `high`; recall is NaN for a class
+        without pictures.
+    """
+    import pandas as pd
+
+    matrix = confusion_matrix(labels, predictions, classes=len(classes))
+    pictures, found = matrix.sum(axis=1), matrix.diagonal()
+    low, high = wilson_interval(found, pictures)
+    recall = np.where(pictures > 0, found / np.maximum(pictures, 1), np.nan)
+    return pd.DataFrame(
+        {"class": classes, "pictures": pictures, "found": found, "recall": recall, "low": low, "high": high}
+    )
+
+
+def reliability_curve(labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 15) -> ReliabilityCurve:
+    """Compares how sure a model is with how often it is right, in bins of equal width.
+
+    Args:
+        labels: True classes, shape (n,).
+        probabilities: Shape (n, classes), rows that sum to 1. For logits take the softmax first.
+        bins: Number of bins between 0 and 1; a confidence on an edge falls in the bin below it.
+
+    Raises:
+        ValueError: If `probabilities` holds other values than probabilities.
+    """
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    if not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3) or probabilities.min() < 0:
+        raise ValueError(
+            "Calibration is about probabilities: rows of numbers from 0 that sum to 1. "
+            "Take the softmax of logits first (scipy.special.softmax(logits, axis=1))."
+        )
+    confidence, right = probabilities.max(axis=1), correct(labels, probabilities)
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    divisor = np.where(count > 0, count, np.nan)
+    return ReliabilityCurve(
+        confidence=np.bincount(place, confidence, bins) / divisor,
+        accuracy=np.bincount(place, right, bins) / divisor,
+        count=count,
+    )
+
+
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 15) -> float:
+    """Returns the mean gap between confidence and accuracy over bins, weighted by their pictures.
+
+    Example:
+
+    >>> labels = np.array([0, 0, 0, 1])  # sure at 0.75, right in 3 of 4: well calibrated
+    >>> expected_calibration_error(labels, np.tile([0.75, 0.25], (4, 1)))
+    0.0
+
+    Reference:
+        Guo et al., 2017, equation 3, https://arxiv.org/abs/1706.04599
+    """
+    curve = reliability_curve(labels, probabilities, bins=bins)
+    gaps = np.nan_to_num(np.abs(curve.confidence - curve.accuracy))
+    return float(np.sum(gaps * curve.count) / curve.count.sum())
+
+
+def mean_interval(values: np.ndarray, *, confidence: float = 0.95) -> Interval:
+    """Returns the mean of a few runs with Student's interval for it; for runs over several seeds.
+
+    With one value the interval is everything.
+
+    Example:
+
+    >>> [round(end, 3) for end in mean_interval([1.0, 2.0, 3.0])]
+    [2.0, -0.484, 4.484]
+    """
+    values = np.asarray(values, float)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return Interval(mean, -np.inf, np.inf)
+    half = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return Interval(mean, float(mean - half), float(mean + half))
+
+
+def bootstrap_interval(
+    values: np.ndarray,
+    *,
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Returns a statistic with its percentile interval over resamples of the rows of `values`.
+
+    Args:
+        values: First axis: what is drawn again with replacement, such as pictures.
+        statistic: Takes an array like `values`, returns a number.
+        confidence: Share of the resamples inside the interval.
+        resamples: How often to draw.
+        seed: Seed of the draws.
+    """
+    values = np.asarray(values)
+    random = np.random.default_rng(seed)
+    drawn = [statistic(values[random.integers(0, len(values), len(values))]) for _ in range(resamples)]
+    low, high = np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2])
+    return Interval(float(statistic(values)), float(low), float(high))
+
+
+def paired_bootstrap(
+    first: np.ndarray, second: np.ndarray, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> Interval:
+    """Returns how much better `first` is than `second` on the same pictures, with its interval.
+
+    Both models see the same pictures, so each resample draws pictures and takes both answers: what
+    makes a picture hard for both cancels, and the interval is far narrower than two single ones.
+
+    Args:
+        first: Whether model one was right on each picture (or its loss there), shape (n,).
+        second: The same for model two.
+        confidence: Share of the resamples inside the interval.
+        resamples: How often to draw.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: If the two are not about the same number of pictures.
+    """
+    first, second = np.asarray(first, float), np.asarray(second, float)
+    if first.shape != second.shape:
+        raise ValueError(f"A pair is about the same pictures; received {len(first)} and {len(second)} of them.")
+    return bootstrap_interval(first - second, confidence=confidence, resamples=resamples, seed=seed)
+
+
+def surest_mistakes(labels: np.ndarray, probabilities: np.ndarray, *, count: int = 16) -> np.ndarray:
+    """Returns the indices of at most `count` wrong predictions, the one with most confidence first."""
+    wrong = np.flatnonzero(~correct(labels, probabilities))
+    confidence = np.asarray(probabilities).max(axis=1)[wrong]
+    return wrong[np.argsort(-confidence, kind="stable")][:count]

@@ -1,0 +1,139 @@
+"""Pictures that lie as files: a folder tree with a class a folder, or a CSV of paths and labels."""
+
+import csv
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from helpers.records import (
+    DEFAULT_LIMITS,
+    Finding,
+    Limits,
+    Record,
+    SourceError,
+    clean_label,
+    clean_split,
+    is_litter,
+    layout,
+    printable,
+)
+
+
+class FolderSource:
+    """A folder tree with a class a folder.
+
+    The class is the first folder below the root; deeper folders only group pictures. If the folders
+    below the root are all named after splits (`train`, `val`, `test`), they are taken for published
+    splits, and the class is the folder below them. Every file counts as a picture, whatever its
+    name; those that are none become findings. Names that begin with a dot are passed over, links
+    are followed only to files inside the root.
+
+    Args:
+        root: The folder.
+        limits: How much is believed of each picture.
+    """
+
+    classes = None
+
+    def __init__(self, root: str | Path, *, limits: Limits = DEFAULT_LIMITS):
+        self.findings: list[Finding] = []
+        self._root, self._limits = Path(root).resolve(), limits
+
+    def describe(self) -> str:
+        return f"the folder {printable(self._root.name)}"
+
+    def records(self) -> Iterator[Record]:
+        self.findings.clear()
+        found = layout(self._files())
+        self.findings.clear()
+        for parts in self._files():
+            picture = _read(os.path.join(self._root, *parts), self._root, _shown(parts), self._limits, self.findings)
+            if picture is not None:
+                yield Record(_shown(parts), picture, *found.place(parts))
+
+    def _files(self) -> Iterator[tuple[str, ...]]:
+        """Yields the path of each file as its parts, sorted; what is no file becomes a finding."""
+        for folder, subfolders, files in os.walk(self._root):
+            subfolders[:] = sorted(name for name in subfolders if not is_litter((name,)))
+            above = Path(folder).relative_to(self._root).parts
+            for name in subfolders:
+                if os.path.islink(os.path.join(folder, name)):
+                    self._note((*above, name), "not a file", "is a link to a folder; not followed")
+            if above and not files and not subfolders:
+                self._note(above, "empty class", "is a folder without a picture")
+            yield from ((*above, name) for name in sorted(files) if not is_litter((name,)))
+
+    def _note(self, parts: tuple[str, ...], kind: str, why: str) -> None:
+        self.findings.append(Finding(_shown(parts), kind, "drop", why))
+
+
+class CsvSource:
+    """A CSV file with the columns `path` and `label`, and `split` if it likes.
+
+    Paths are relative to the file's own folder and must stay inside it.
+
+    Args:
+        path: The CSV file, UTF-8, with a header.
+        limits: How much is believed of each picture.
+    """
+
+    classes = None
+
+    def __init__(self, path: str | Path, *, limits: Limits = DEFAULT_LIMITS):
+        self.findings: list[Finding] = []
+        self._path, self._limits = Path(path).resolve(), limits
+
+    def describe(self) -> str:
+        return f"the table {printable(self._path.name)}"
+
+    def records(self) -> Iterator[Record]:
+        self.findings.clear()
+        root = self._path.parent
+        try:
+            with open(self._path, newline="", encoding="utf-8-sig") as file:
+                rows = csv.DictReader(file, strict=True)
+                self._check(rows.fieldnames or [])
+                for row in rows:
+                    name = (row["path"] or "").strip()
+                    picture = _read(os.path.join(root, name), root, printable(name), self._limits, self.findings)
+                    if picture is not None:
+                        yield Record(name, picture, clean_label(row["label"]), clean_split(row.get("split")))
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise SourceError(f"{self._path.name} is not a CSV file in UTF-8 ({error}): save it as one.") from error
+
+    def _check(self, columns: list[str]) -> None:
+        if not {"path", "label"} <= set(columns):
+            received = printable(", ".join(columns)[:80]) or "nothing"
+            raise SourceError(
+                f"{self._path.name} has the columns {received}: its first line is to name `path` and `label` "
+                "(and `split`, if there are published splits)."
+            )
+
+
+def _read(path: str, root: Path, name: str, limits: Limits, findings: list[Finding]) -> bytes | None:
+    """Reads a file if it is one, lies inside `root` and is not too large; adds a finding otherwise."""
+    kind, why = "unreadable", ""
+    try:
+        real = os.path.realpath(path)
+        status = os.stat(real)
+        if not real.startswith(os.path.join(root, "")):
+            kind, why = "unsafe name", "leads out of its folder; not read"
+        elif not stat.S_ISREG(status.st_mode):
+            kind, why = "not a file", "is a folder, a pipe or a device"
+        elif status.st_size > limits.picture_bytes:
+            why = f"has {status.st_size:,} bytes, more than allowed"
+        else:
+            with open(real, "rb") as file:
+                return file.read(limits.picture_bytes)
+    except FileNotFoundError:
+        why = "is not there"
+    except (OSError, ValueError) as error:  # no permission, links in a circle, a zero byte in the name
+        why = f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    findings.append(Finding(name, kind, "drop", why))
+    return None
+
+
+def _shown(parts: tuple[str, ...]) -> str:
+    """Returns a path to print: bytes that are no UTF-8, which Python keeps as surrogates, are escaped."""
+    return printable("/".join(parts))

@@ -1,0 +1,94 @@
+"""Pictures in IDX files, the format of MNIST and its kin."""
+
+import gzip
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError, printable
+
+
+class IdxSource:
+    """IDX files as MNIST and its kin have them: `<part>-images-idx3-ubyte` and `<part>-labels-idx1-ubyte`, raw or .gz.
+
+    The parts `train` and `t10k` (or `test`) are the published splits. `classes.json` beside them names the
+    classes in the order of the labels; by `checksums.json` their decompressed content is checked.
+
+    Args:
+        root: The folder.
+        limits: How much is believed of each file.
+    """
+
+    def __init__(self, root: str | Path, *, limits: Limits = DEFAULT_LIMITS):
+        self.findings: list[Finding] = []
+        self._root, self._limits = Path(root).resolve(), limits
+        self.classes = self._json("classes.json")
+        self._checksums = self._json("checksums.json") or {}
+
+    def describe(self) -> str:
+        return f"the IDX files of {printable(self._root.name)}"
+
+    def records(self) -> Iterator[Record]:
+        for path in sorted(self._root.glob("*-images-idx3-ubyte*"), key=lambda path: (not _is_train(path), path.name)):
+            part = path.name.partition("-images-")[0]
+            split = "train" if _is_train(path) else "test" if part.endswith(("t10k", "test")) else None
+            labels = np.concatenate([*self._arrays(self._labels_of(path), 1)])
+            if self.classes and labels.max(initial=0) >= len(self.classes):
+                raise SourceError(f"{part} has the label {labels.max()}, but classes.json names {len(self.classes)}.")
+            count = 0
+            for chunk in self._arrays(path, 3):
+                for picture in chunk[: len(labels) - count]:
+                    label = self.classes[labels[count]] if self.classes else str(labels[count])
+                    yield Record(f"{part}/{count:05d}", picture, label, split)
+                    count += 1
+            if len(chunk) and count != len(labels):
+                raise SourceError(f"{path.name} and its labels differ in number: they do not belong together.")
+
+    def _labels_of(self, images: Path) -> Path:
+        name = images.name.replace("-images-idx3-", "-labels-idx1-").removesuffix(".gz")
+        found = next((self._root / n for n in (name + ".gz", name) if (self._root / n).is_file()), None)
+        if found is None:
+            raise SourceError(f"Beside {images.name} there is no {name}: it holds the labels.")
+        return found
+
+    def _arrays(self, path: Path, dimensions: int) -> Iterator[np.ndarray]:
+        """Yields the content of an IDX file in chunks; the checksum is compared at the end."""
+        digest = hashlib.sha256()
+        try:
+            with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+                head = file.read(4 + 4 * dimensions)
+                if len(head) < 4 + 4 * dimensions or head[:4] != bytes([0, 0, 8, dimensions]):
+                    raise SourceError(f"{path.name} is no IDX file of {dimensions} dimensions: fetch it again.")
+                digest.update(head)
+                count, *shape = struct.unpack(f">{dimensions}I", head[4:])
+                item = int(np.prod(shape, dtype=object)) if shape else 1
+                if not 0 < item <= self._limits.pixels or count * item > self._limits.total_bytes:
+                    raise SourceError(f"{path.name} claims {count:,} items of {shape}, more than allowed.")
+                step = max(1, (1 << 22) // item)
+                for start in range(0, count, step):
+                    wanted = min(step, count - start) * item
+                    data = file.read(wanted)
+                    if len(data) != wanted:
+                        raise EOFError("it ends early")
+                    digest.update(data)
+                    yield np.frombuffer(data, np.uint8).reshape(-1, *shape)
+                if file.read(1):
+                    raise EOFError("it goes on after its end")
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise SourceError(f"{path.name} is damaged or cut short ({error}): fetch it again.") from error
+        expected = self._checksums.get(path.name.removesuffix(".gz"), {}).get("sha256")
+        if expected and expected != digest.hexdigest():
+            raise SourceError(f"{path.name} is not what checksums.json says: fetch it again.")
+
+    def _json(self, name: str) -> object:
+        path = self._root / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _is_train(path: Path) -> bool:
+    return path.name.partition("-images-")[0].endswith("train")

@@ -1,0 +1,121 @@
+"""The project's Jupyter kernel: one kernelspec for JupyterLab, papermill and nbval."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from helpers import artifacts
+
+NAME = "workbook"
+
+# What every run of a notebook starts from. KERAS_BACKEND is left to the reader's environment.
+ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",  # sets and dicts of str in the same order each run
+    "TF_CPP_MIN_LOG_LEVEL": "3",  # no notes on oneDNN, cuInit and registered factories; errors are exceptions anyway
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # two notebooks can share a GPU
+    "GRPC_VERBOSITY": "ERROR",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no warning on frozen modules at start
+}
+
+
+def spec() -> dict:
+    """Returns the kernelspec that starts this Python.
+
+    `capture_fd_output=False` leaves what C libraries write to stderr out of the notebook, so that
+    papermill (which would capture it) and nbval (which would not) see the same outputs.
+    """
+    return {
+        "argv": [
+            sys.executable,
+            "-m",
+            "ipykernel_launcher",
+            "--IPKernelApp.capture_fd_output=False",
+            "-f",
+            "{connection_file}",
+        ],
+        "display_name": "Workbook",
+        "language": "python",
+        "interrupt_mode": "signal",
+        "metadata": {"debugger": True},
+        "env": ENVIRONMENT,
+    }
+
+
+def install(prefix: str | Path | None = None, *, user: bool = False) -> Path:
+    """Installs the kernelspec, whole or not at all, and returns its folder.
+
+    Installing again changes nothing.
+
+    Args:
+        prefix: Environment to install into; this Python's own if not given.
+        user: Install for the user instead, seen from every environment.
+
+    Raises:
+        ValueError: If both `prefix` and `user` are given.
+        OSError: If the folder cannot be written.
+    """
+    if prefix is not None and user:
+        raise ValueError("Received both --prefix and --user: name one place to install the kernel into.")
+    if user:
+        from jupyter_core.paths import jupyter_data_dir
+
+        data = Path(jupyter_data_dir())
+    else:
+        data = Path(prefix or sys.prefix).expanduser().absolute() / "share" / "jupyter"
+    folder = data / "kernels" / NAME
+    text = json.dumps(spec(), indent=1, sort_keys=True) + "\n"
+    try:
+        if _read(folder) != text:
+            with artifacts.writing_folder(folder) as partial:
+                (partial / "kernel.json").write_text(text, encoding="utf-8")
+    except OSError as error:
+        elsewhere = "--prefix FOLDER" if user else "--user"
+        raise OSError(
+            error.errno,
+            f"The kernel cannot be installed in {folder} ({error.strerror}): mend that folder's permissions, "
+            f"or install elsewhere with `python -m helpers kernel install {elsewhere}`.",
+        ) from error
+    return folder
+
+
+def problem(name: str = NAME) -> str | None:
+    """Returns one sentence on what is wrong with the kernel that Jupyter finds, or `None`.
+
+    A kernel of another name than the project's is only checked to be there: a reader who asks
+    for one has a reason.
+    """
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    try:
+        found = KernelSpecManager().get_kernel_spec(name)
+    except (NoSuchKernel, ValueError):
+        if name != NAME:
+            return f"Jupyter knows no kernel named {name!r}: `jupyter kernelspec list` shows those it knows."
+        return "The kernel `workbook` is not registered: run `python -m helpers kernel install`."
+    if name != NAME:
+        return None
+    if not found.argv or not Path(found.argv[0]).exists():
+        return f"The kernel `workbook` in {found.resource_dir} starts a Python that is gone: {_INSTALL}"
+    if not _same_python(found.argv[0]):
+        return f"The kernel `workbook` in {found.resource_dir} starts {found.argv[0]}, another Python: {_INSTALL}"
+    if found.argv[1:] != spec()["argv"][1:] or found.env != ENVIRONMENT:
+        return f"The kernel `workbook` in {found.resource_dir} is of an older version: {_INSTALL}"
+    return None
+
+
+_INSTALL = "run `python -m helpers kernel install`."
+
+
+def _same_python(path: str) -> bool:
+    # Links alone do not tell: every virtual environment links to the same interpreter.
+    return os.path.dirname(os.path.normpath(path)) == os.path.dirname(os.path.normpath(sys.executable)) and (
+        os.path.realpath(path) == os.path.realpath(sys.executable)
+    )
+
+
+def _read(folder: Path) -> str | None:
+    try:
+        return (folder / "kernel.json").read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None

@@ -1,0 +1,164 @@
+"""From the bytes of one picture file to pixels, trusting nothing in it."""
+
+import warnings
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from helpers.records import DEFAULT_LIMITS
+
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # decoded inside Pillow; none starts a program
+_GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
+_ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lie on their side
+_BEGINNINGS = {
+    b"": "is empty (0 bytes)",
+    b"<svg": "is an SVG drawing, which has no pixels",
+    b"<?xml": "is XML text (perhaps an SVG drawing), which has no pixels",
+    b"<!DOCTYPE": "is a web page",
+    b"<html": "is a web page",
+    b"#!": "is a script",
+    b"%!PS": "is a PostScript program",
+    b"%PDF": "is a PDF document",
+    b"PK\x03\x04": "is a zip archive inside the source",
+    b"\x7fELF": "is a program",
+    b"MZ": "is a program",
+}
+
+
+class UnreadablePicture(ValueError):
+    """A picture that cannot be decoded; the message is a clause that says why."""
+
+
+def header(picture: bytes, *, max_pixels: int = DEFAULT_LIMITS.pixels) -> Image.Image:
+    """Opens a picture without decoding it: size, mode and format are known, its pixels are not.
+
+    Args:
+        picture: The bytes of a PNG, JPEG, GIF, BMP, TIFF, WebP or PPM file.
+        max_pixels: Largest picture that will be decoded.
+
+    Raises:
+        UnreadablePicture: If it is of another format, damaged or too large.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):  # our own limit follows
+            image = Image.open(BytesIO(picture), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise UnreadablePicture(f"has more than the {max_pixels:,} pixels allowed") from None
+    except UnidentifiedImageError:
+        raise UnreadablePicture(_what_it_is(picture)) from None
+    except Exception as error:  # Pillow's plugins raise whatever a damaged header makes them stumble over
+        raise UnreadablePicture(_reason(error)) from error
+    width, height = image.size
+    if width * height > max_pixels or width * height == 0:
+        raise UnreadablePicture(f"is {width} x {height}, more than the {max_pixels:,} pixels allowed")
+    return image
+
+
+def decode(picture: bytes, *, max_pixels: int = DEFAULT_LIMITS.pixels) -> Image.Image:
+    """Decodes a picture to 8 bits, grey (mode L) or colour (mode RGB), upright.
+
+    The EXIF orientation is applied, transparency lies on white, 16-bit greys are scaled to 8 bits,
+    of an animation the first frame is taken. A picture that is cut short is an error, not half a picture.
+
+    Args:
+        picture: The bytes of a PNG, JPEG, GIF, BMP, TIFF, WebP or PPM file.
+        max_pixels: Largest picture that will be decoded.
+
+    Raises:
+        UnreadablePicture: If it is of another format, damaged, cut short or too large.
+    """
+    return upright(header(picture, max_pixels=max_pixels))
+
+
+def upright(image: Image.Image, at_least: tuple[int, int] | None = None) -> Image.Image:
+    """Decodes what `header` opened; arguments, result and errors as for `decode`.
+
+    Args:
+        image: What `header` returned.
+        at_least: Height and width that the caller will scale it down to: a JPEG is then decoded
+            at an eighth, a quarter or half its size where that is enough, which is much faster.
+    """
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES, "a library has told Pillow to accept half pictures"
+    try:
+        if at_least is not None and image.format == "JPEG":
+            side = 2 * max(at_least)  # square: the picture may lie on its side
+            image.draft(None, (side, side))
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return _eight_bits(image)
+    except UnreadablePicture:
+        raise
+    except Exception as error:  # as above: decoders of damaged data raise almost anything
+        raise UnreadablePicture(_reason(error)) from error
+
+
+def fit(image: Image.Image, size: tuple[int, int], channels: int) -> np.ndarray:
+    """Brings a picture to the size and channels of its data set.
+
+    A picture of another shape is scaled, with antialiasing and its proportions kept, until it covers
+    the size; what then stands over is cut off evenly at both ends.
+
+    Args:
+        image: Mode L or RGB.
+        size: Height and width.
+        channels: 1 for grey, 3 for colour.
+
+    Returns:
+        uint8, shape (height, width, channels).
+    """
+    height, width = size
+    image = _convert(image, "L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = ImageOps.fit(image, (width, height), method=Image.Resampling.LANCZOS)
+    return np.asarray(image).reshape(height, width, channels)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Returns the height and width that an opened picture has once its EXIF orientation is applied."""
+    # Pillow turns a TIFF by itself; a PNG would have to be decoded to be asked.
+    lying = image.format in ("JPEG", "MPO", "WEBP") and image.getexif().get(_ORIENTATION, 1) >= 5
+    return image.size if lying else image.size[::-1]
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Returns whether an opened picture is stored as grey: by its mode, or by a palette of greys."""
+    if image.mode == "P" and image.palette is not None and image.palette.mode == "RGB":
+        colours = bytes(image.palette.palette)
+        return len(colours) > 0 and colours[0::3] == colours[1::3] == colours[2::3]
+    return image.mode in _GREY_MODES
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise UnreadablePicture("has floating-point pixels of unknown range; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise UnreadablePicture("has 32-bit pixels; save it with 8 or 16 bits")
+        return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        grey = image.getchannel("R").tobytes() == image.getchannel("G").tobytes() == image.getchannel("B").tobytes()
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("L" if grey else "RGB")
+    return _convert(image, "L" if is_grey(image) else "RGB")
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)  # convert copies even if there is nothing to do
+
+
+def _what_it_is(picture: bytes) -> str:
+    start = picture[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
+    for beginning, what in _BEGINNINGS.items():
+        if start.lower().startswith(beginning.lower()) and (beginning or not picture):
+            return what
+    return f"is not a picture of a kept format ({', '.join(FORMATS)})"
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())[:120]
+    if "truncated" in text.lower() or isinstance(error, EOFError):
+        return "is cut short"
+    return f"is damaged ({text or type(error).__name__})"

@@ -1,0 +1,346 @@
+"""Every figure of the notebooks: arrays or DataFrames in, Axes out.
+
+Meaning is constant everywhere: training is solid, validation dashed, a baseline grey; a variant
+has one colour; several seeds are a band from the lowest to the highest around their mean.
+"""
+
+import io
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from cycler import cycler
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+# Okabe and Ito's colours, which people with any common colour blindness tell apart.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+BASELINE = "#8c8c8c"
+_LONGEST_NAME = 28
+
+
+def use_style() -> None:
+    """Sets Matplotlib's defaults to the style of the workbook; call it once in a notebook's set-up."""
+    matplotlib.rcParams.update(
+        {
+            "figure.figsize": (6, 3.5),
+            "figure.dpi": 100,
+            "figure.constrained_layout.use": True,
+            "axes.prop_cycle": cycler(color=COLOURS),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "axes.titlesize": "medium",
+            "axes.titlelocation": "left",
+            "grid.color": "#e6e6e6",
+            "grid.linewidth": 0.6,
+            "legend.frameon": False,
+            "legend.fontsize": "small",
+            "font.size": 9,
+            "image.cmap": "gray",
+            "image.interpolation": "nearest",
+            "savefig.facecolor": "white",
+        }
+    )
+
+
+def show(figure: Figure | Axes | np.ndarray, *, alt: str) -> None:
+    """Publishes a figure with its alternative text, and closes it.
+
+    The output holds the PNG, the text as metadata of the picture (which rendered pages use), and
+    "Figure: …" as plain text, which is what a check of the notebook compares.
+
+    Args:
+        figure: A figure, an Axes, or an array of them as `plt.subplots` returns it.
+        alt: What the figure shows, for those who cannot see it; no measured value, as those differ.
+
+    Raises:
+        ValueError: If `alt` is empty.
+    """
+    from IPython.display import display
+
+    if not alt.strip():
+        raise ValueError("A figure needs its alternative text: say in one sentence what it shows.")
+    while not isinstance(figure, Figure):
+        figure = figure.flat[0] if isinstance(figure, np.ndarray) else figure.figure
+    file = io.BytesIO()
+    figure.savefig(file, format="png", bbox_inches="tight", dpi=100, metadata={"Software": None})
+    plt.close(figure)
+    bundle = {"image/png": file.getvalue(), "text/plain": f"Figure: {alt}"}
+    display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+def image_grid(
+    images: Sequence[np.ndarray],
+    titles: Sequence[str] | None = None,
+    *,
+    columns: int = 8,
+    row_titles: Sequence[str] | None = None,
+    limits: tuple[float, float] | None = None,
+    size: float = 0.85,
+    title: str | None = None,
+) -> np.ndarray:
+    """Draws pictures in rows.
+
+    Args:
+        images: Arrays of shape (height, width) or (height, width, 1 or 3); sizes may differ.
+        titles: A short text above each picture.
+        columns: Pictures in a row.
+        row_titles: A text left of each row.
+        limits: The values shown as black and white; 0 to 255 for whole numbers and 0 to 1 for
+            floats if not given.
+        size: Inches of a picture.
+        title: Question that the whole figure answers.
+
+    Returns:
+        Axes of shape (rows, columns).
+    """
+    columns = min(columns, max(len(images), 1))
+    rows = -(-len(images) // columns) or 1
+    lines = max((str(text).count("\n") + 1 for text in titles), default=0) if titles is not None else 0
+    extra = 0.16 * lines
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(columns * size + 0.9 * bool(row_titles), rows * (size + extra) + 0.3), squeeze=False
+    )
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+    for position, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
+        _draw_picture(ax, np.asarray(image), limits)
+        if titles is not None:
+            ax.set_title(_text(titles[position]), fontsize="x-small", loc="center", pad=2)
+    for ax, text in zip(axes[:, 0], row_titles or [], strict=False):
+        ax.set_ylabel(_text(text), rotation=0, ha="right", va="center", fontsize="small")
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
+    return axes
+
+
+def learning_curves(
+    history: "pandas.DataFrame",  # noqa: F821
+    *,
+    metric: str = "accuracy",
+    by: str | None = None,
+    training: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws a metric over the epochs: training solid, validation dashed, seeds as a band.
+
+    Args:
+        history: Columns `epoch`, the metric, `val_` + the metric, and, where they apply, `seed` and `by`.
+        metric: Column to draw.
+        by: Column that names the variant of each row; each gets a colour.
+        training: Whether to draw the training curve, too.
+        ax: Where to draw; a new figure if not given.
+    """
+    ax = _axes(ax)
+    variants = {None: history} if by is None else dict(list(history.groupby(by, sort=False)))
+    curves = [(metric, "training", "-")] * training + [(f"val_{metric}", "validation", "--")]
+    curves = [curve for curve in curves if curve[0] in history]
+    for index, (variant, rows) in enumerate(variants.items()):
+        for column, role, line in curves:
+            over_seeds = rows.groupby("epoch")[column].agg(["mean", "min", "max"])
+            names = [] if variant is None else [_text(variant)]
+            names += [role] if variant is None or len(curves) > 1 else []
+            colour = COLOURS[index % len(COLOURS)]
+            ax.plot(over_seeds.index, over_seeds["mean"], line, color=colour, label=", ".join(names))
+            if "seed" in rows and rows["seed"].nunique() > 1:
+                ax.fill_between(over_seeds.index, over_seeds["min"], over_seeds["max"], color=colour, alpha=0.18, lw=0)
+    ax.set(xlabel="epoch", ylabel=metric.replace("_", " "))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(ax)
+    return ax
+
+
+def intervals(
+    names: Sequence[str],
+    values: Sequence[float],
+    low: Sequence[float] | None = None,
+    high: Sequence[float] | None = None,
+    *,
+    baseline: float | None = None,
+    label: str = "accuracy",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws one value a row with its interval, top to bottom: a ladder of models, recall by class.
+
+    Args:
+        names: Name of each row.
+        values: Where its dot is.
+        low: Lower end of its interval.
+        high: Upper end of its interval.
+        baseline: Draws a grey line at this value.
+        label: Label of the horizontal axis, with its unit.
+        ax: Where to draw; a new figure if not given.
+    """
+    ax = _axes(ax, height=max(1.6, 0.75 + 0.27 * len(names)))
+    rows = np.arange(len(names))
+    if low is not None and high is not None:
+        ax.hlines(rows, low, high, color=COLOURS[0], lw=2.5, alpha=0.45)
+    ax.plot(values, rows, "o", color=COLOURS[0], ms=5)
+    if baseline is not None:
+        ax.axvline(baseline, color=BASELINE, lw=1.2)
+    ax.set_yticks(rows, [_text(name) for name in names])
+    ax.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def bars(
+    names: Sequence[str],
+    values: Sequence[float],
+    *,
+    label: str,
+    baselines: Sequence[str] = (),
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws one horizontal bar a name with its value beside it; those in `baselines` are grey."""
+    ax = _axes(ax, height=max(1.6, 0.75 + 0.3 * len(names)))
+    colours = [BASELINE if name in baselines else COLOURS[0] for name in names]
+    drawn = ax.barh(np.arange(len(names)), values, color=colours, height=0.65)
+    ax.bar_label(drawn, labels=[_number(value) for value in values], padding=3, fontsize="small")
+    ax.set_yticks(np.arange(len(names)), [_text(name) for name in names])
+    ax.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
+    ax.margins(x=0.14)
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def dots(
+    runs: "pandas.DataFrame",  # noqa: F821
+    *,
+    value: str,
+    by: str,
+    label: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws every run as a dot in the row of its variant, with a bar at the mean.
+
+    Args:
+        runs: One row a run.
+        value: Column with the result.
+        by: Column that names the variant.
+        label: Label of the horizontal axis, with its unit; the name of the column if not given.
+        ax: Where to draw; a new figure if not given.
+    """
+    variants = dict(list(runs.groupby(by, sort=False)[value]))
+    ax = _axes(ax, height=max(1.6, 0.75 + 0.35 * len(variants)))
+    for row, results in enumerate(variants.values()):
+        ax.plot(results, np.full(len(results), row), "o", color=COLOURS[row % len(COLOURS)], ms=5, alpha=0.7, mew=0)
+        ax.vlines(results.mean(), row - 0.3, row + 0.3, color=COLOURS[row % len(COLOURS)], lw=2)
+    ax.set_yticks(range(len(variants)), [_text(name) for name in variants])
+    ax.set(xlabel=label or value.replace("_", " "), ylim=(len(variants) - 0.5, -0.5))
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def class_balance(counts: dict[str, np.ndarray], classes: Sequence[str], *, ax: Axes | None = None) -> Axes:
+    """Draws how many pictures of each class each split holds, as `DataSet.counts` returns them."""
+    ax = _axes(ax, height=max(1.6, 0.9 + 0.25 * len(classes)))
+    rows, left = np.arange(len(classes)), np.zeros(len(classes))
+    for index, (name, count) in enumerate(counts.items()):
+        ax.barh(rows, count, left=left, height=0.7, label=name, color=COLOURS[index % len(COLOURS)])
+        left = left + count
+    ax.set_yticks(rows, [_text(name) for name in classes])
+    ax.set(xlabel="pictures", ylim=(len(classes) - 0.5, -0.5))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    ax.grid(axis="y", visible=False)
+    _legend(ax)
+    return ax
+
+
+def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], *, ax: Axes | None = None) -> Axes:
+    """Draws a confusion matrix: truth in rows, prediction in columns, colour by share of the row.
+
+    Up to 20 classes the counts are written in the cells, zeros left out.
+    """
+    matrix = np.asarray(matrix)
+    side = max(3.2, 0.42 * len(classes) + 1.3)
+    ax = _axes(ax, width=side + 0.6, height=side)
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    drawn = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    if len(classes) <= 20:
+        for row, column in np.argwhere(matrix):
+            colour = "white" if share[row, column] > 0.5 else "black"
+            ax.text(
+                column, row, f"{matrix[row, column]}", ha="center", va="center", color=colour, fontsize="x-small"
+            )
+    ticks = np.arange(len(classes))
+    ax.set_xticks(ticks, [_text(name) for name in classes], rotation=90)
+    ax.set_yticks(ticks, [_text(name) for name in classes])
+    ax.set(xlabel="predicted", ylabel="true")
+    ax.grid(False)
+    ax.figure.colorbar(drawn, ax=ax, label="share of the true class", shrink=0.7)
+    return ax
+
+
+def reliability(confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray, *, ax: Axes | None = None) -> Axes:
+    """Draws accuracy over confidence with the diagonal of perfect calibration in grey.
+
+    Args:
+        confidence: Mean confidence of each bin; NaN where a bin is empty.
+        accuracy: Share of right predictions in each bin.
+        count: Pictures in each bin; the area of a dot grows with it.
+        ax: Where to draw; a new figure if not given.
+    """
+    ax = _axes(ax, width=4.2, height=3.8)
+    used = np.asarray(count) > 0
+    share = np.asarray(count)[used] / max(np.sum(count), 1)
+    ax.plot([0, 1], [0, 1], color=BASELINE, lw=1, label="perfectly calibrated")
+    points = np.asarray(confidence)[used], np.asarray(accuracy)[used]
+    ax.plot(*points, color=COLOURS[0], lw=1.2)
+    ax.scatter(*points, s=12 + 300 * share, color=COLOURS[0], alpha=0.7)
+    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.03), ylim=(0, 1.03))
+    ax.legend(loc="upper left")
+    return ax
+
+
+def histograms(
+    values: dict[str, np.ndarray], *, bins: int = 60, label: str = "value", ax: Axes | None = None
+) -> Axes:
+    """Draws the distribution of several arrays as outlines over the same bins, each of area 1."""
+    ax = _axes(ax)
+    flat = {name: np.asarray(array).ravel() for name, array in values.items()}
+    edges = np.histogram_bin_edges(np.concatenate(list(flat.values())), bins=bins)
+    for index, (name, array) in enumerate(flat.items()):
+        density, _ = np.histogram(array, edges, density=True)
+        ax.stairs(density, edges, label=_text(name), color=COLOURS[index % len(COLOURS)], lw=1.4)
+    ax.set(xlabel=label, ylabel="density")
+    _legend(ax)
+    return ax
+
+
+def _draw_picture(ax: Axes, image: np.ndarray, limits: tuple[float, float] | None) -> None:
+    low, high = limits or ((0, 255) if image.dtype.kind in "iub" else (0, 1))
+    if image.ndim == 3 and image.shape[-1] == 3:
+        ax.imshow(np.clip((image.astype(float) - low) / (high - low), 0, 1))
+    else:
+        ax.imshow(image.reshape(image.shape[:2]), vmin=low, vmax=high)
+
+
+def _axes(ax: Axes | None, width: float = 6, height: float = 3.5) -> Axes:
+    return plt.subplots(figsize=(width, height))[1] if ax is None else ax
+
+
+def _legend(ax: Axes) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    if len(labels) > 1:
+        ax.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
+
+
+def _text(name: object) -> str:
+    """Returns a name that is safe to draw: dollars are no formula, control characters are visible."""
+    lines = str(name).split("\n")
+    shown = ["".join(sign if sign.isprintable() else "�" for sign in line) for line in lines]
+    shown = [line if len(line) <= _LONGEST_NAME else line[: _LONGEST_NAME - 1] + "…" for line in shown]
+    return "\n".join(shown).replace("$", r"\$")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"

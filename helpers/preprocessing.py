@@ -1,0 +1,254 @@
+"""Pictures on their way to training: augmentation, and batches that never keep it waiting.
+
+Nothing here is about one backend: NumPy and Keras layers only, so TensorFlow, JAX and PyTorch read
+the same batches.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+# ── augmentation ────────────────────────────────────────────────────────────────────────────────
+
+
+def augmentation(
+    *,
+    flip: bool = False,
+    rotation: float = 0.0,
+    shift: float = 0.0,
+    zoom: float = 0.0,
+    noise: float = 0.0,
+    erasing: float = 0.0,
+    seed: int = 0,
+) -> keras.Sequential:
+    """Builds augmentation from Keras layers, for pictures with values from 0 to 255.
+
+    The layers act where `training=True` and hand pictures through otherwise. Put them first in a
+    model, or pass them to `batches`. Rotation, shift and zoom have no XLA kernel: a model that holds
+    them cannot be compiled with `jit_compile=True` on TensorFlow. `Jitter` avoids that.
+
+    Args:
+        flip: Whether to mirror half of the pictures, left to right.
+        rotation: Largest angle as a share of a full turn.
+        shift: Largest shift as a share of the height and width; black comes in.
+        zoom: Largest zoom, in or out, as a share.
+        noise: Standard deviation of Gaussian noise, in units of the pictures.
+        erasing: Share of the pictures in which a rectangle is filled with grey.
+        seed: Seed of all layers.
+    """
+    black = {"fill_mode": "constant", "fill_value": 0.0}
+    layers = []
+    if flip:
+        layers.append(keras.layers.RandomFlip("horizontal", seed=seed))
+    if rotation:
+        layers.append(keras.layers.RandomRotation(rotation, seed=seed + 1, **black))
+    if shift:
+        layers.append(keras.layers.RandomTranslation(shift, shift, seed=seed + 2, **black))
+    if zoom:
+        layers.append(keras.layers.RandomZoom(zoom, seed=seed + 3, **black))
+    if noise:  # GaussianNoise takes deviations up to 1 only
+        layers.append(keras.layers.Rescaling(1 / 255))
+        layers.append(keras.layers.GaussianNoise(noise / 255, seed=seed + 4))
+        layers.append(keras.layers.Rescaling(255))
+    if erasing:  # a single number would be the upper end of a range of probabilities, half of it on average
+        layers.append(
+            keras.layers.RandomErasing((erasing, erasing), scale=(0.05, 0.2), fill_value=128, seed=seed + 5)
+        )
+    return keras.Sequential(layers or [keras.layers.Identity()], name="augmentation")
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Augmentation in NumPy on whole batches of uint8: for `batches`, quicker than layers on a CPU.
+
+    Attributes:
+        shift: Largest shift in pixels, up, down, left and right; black comes in.
+        flip: Whether to mirror half of the pictures, left to right.
+        erase: Share of the pictures in which a rectangle of a twentieth to a fifth of the area is made grey.
+        noise: Standard deviation of Gaussian noise.
+    """
+
+    shift: int = 0
+    flip: bool = False
+    erase: float = 0.0
+    noise: float = 0.0
+
+    def __call__(self, images: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Returns another version of `images` (n, height, width, channels); the dtype stays."""
+        images = np.array(images)
+        if self.shift:
+            images = _shifted(images, self.shift, random)
+        if self.flip:
+            mirrored = random.random(len(images)) < 0.5
+            images[mirrored] = images[mirrored, :, ::-1]
+        if self.noise:
+            images = add_noise(images, self.noise, random)
+        if self.erase:
+            _erase(images, self.erase, random)
+        return images
+
+
+def add_noise(
+    images: np.ndarray, sigma: float, random: np.random.Generator, *, limits: tuple[float, float] = (0, 255)
+) -> np.ndarray:
+    """Adds Gaussian noise: `x' = clip(x + sigma * e, limits)` with `e` drawn from N(0, 1).
+
+    Args:
+        images: Pictures of any shape. Whole numbers come back rounded, in their own dtype.
+        sigma: Standard deviation of the noise, in units of the pictures.
+        random: Where the noise comes from.
+        limits: Darkest and brightest value.
+    """
+    noisy = np.clip(images + np.float32(sigma) * random.standard_normal(images.shape, np.float32), *limits)
+    return (np.rint(noisy) if images.dtype.kind in "iu" else noisy).astype(images.dtype)
+
+
+def _shifted(images: np.ndarray, pixels: int, random: np.random.Generator) -> np.ndarray:
+    height, width = images.shape[1:3]
+    padded = np.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(1, 2))
+    rows, columns = random.integers(0, 2 * pixels + 1, (2, len(images)))
+    return np.moveaxis(windows[np.arange(len(images)), rows, columns], 1, -1).copy()  # (n, c, h, w) to (n, h, w, c)
+
+
+def _erase(images: np.ndarray, share: float, random: np.random.Generator) -> None:
+    count, height, width = images.shape[:3]
+    area = random.uniform(0.05, 0.2, count) * (random.random(count) < share)
+    stretch = np.exp(random.uniform(-0.7, 0.7, count))  # height to width, up to twice either way
+    box = np.sqrt(area * stretch) * height, np.sqrt(area / stretch) * width
+    inside = []
+    for length, side in zip((height, width), box, strict=True):
+        start = random.random(count) * (length - side)
+        places = np.arange(length)
+        inside.append((places >= start[:, None]) & (places < (start + side)[:, None]))
+    images[inside[0][:, :, None] & inside[1][:, None, :]] = 128
+
+
+# ── batches ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of pictures and labels as `batches` makes them; each is read when it is asked for."""
+
+    def __init__(self, images, labels, *, batch_size, indices, shuffle, seed, augment, classes, drop_last, workers):
+        super().__init__(workers=workers, max_queue_size=16)
+        self._images, self._labels, self._indices = images, labels, indices
+        self._batch_size, self._shuffle, self._seed = batch_size, shuffle, seed
+        self._augment, self._classes, self._drop_last = augment, classes, drop_last
+        self.epoch, self._begun = 0, False
+        self._order = self._new_order()
+
+    def __len__(self) -> int:
+        rounded = len(self._indices) if self._drop_last else len(self._indices) + self._batch_size - 1
+        return rounded // self._batch_size
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"There are {len(self)} batches; received the number {index}.")
+        # Within a batch the order is free, and a disk prefers to be read forwards.
+        rows = np.sort(self._order[index * self._batch_size : (index + 1) * self._batch_size])
+        images, labels = self._images[rows], self._labels[rows]
+        if self._classes:
+            labels = np.eye(self._classes, dtype=np.float32)[labels]
+        if self._augment is None:
+            return images, labels
+        if not isinstance(self._augment, keras.Layer):
+            return self._augment(images, self._random(index + 1)), labels
+        images = images.astype(np.float32)
+        if isinstance(self._augment, (keras.layers.MixUp, keras.layers.CutMix)):
+            mixed = self._augment({"images": images, "labels": labels}, training=True)
+            return tuple(keras.ops.convert_to_numpy(mixed[name]) for name in ("images", "labels"))
+        return keras.ops.convert_to_numpy(self._augment(images, training=True)), labels
+
+    def next_epoch(self) -> None:
+        """Moves on to the next epoch: another order, and another version of every picture."""
+        self.epoch += 1
+        self._order = self._new_order()
+
+    def on_epoch_begin(self) -> None:
+        """Keras calls this as an epoch of `fit` begins (and its end more often than once an epoch)."""
+        if self._begun:
+            self.next_epoch()
+        self._begun = True
+
+    def _new_order(self) -> np.ndarray:
+        return self._random(0).permutation(self._indices) if self._shuffle else self._indices
+
+    def _random(self, stream: int) -> np.random.Generator:
+        # Made anew from its three numbers, so threads that read ahead cannot change what a batch holds.
+        return np.random.default_rng([self._seed, self.epoch, stream])
+
+
+def batches(
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    batch_size: int,
+    indices: np.ndarray | None = None,
+    shuffle: bool = False,
+    seed: int = 0,
+    augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | keras.Layer | None = None,
+    one_hot: bool | int = False,
+    drop_last: bool = False,
+    workers: int = 1,
+) -> Batches:
+    """Makes the batches that `fit`, `evaluate` and `predict` read, on any backend.
+
+    Only the pictures of a batch are read, all at once, so a memory-mapped array may be larger than
+    memory. What a batch holds depends on `seed`, the epoch and its number alone (with Keras layers
+    as `augment`: on the order in which they are asked, too).
+
+    Args:
+        images: (n, height, width, channels), in memory or memory-mapped.
+        labels: Whole numbers, shape (n,).
+        batch_size: Pictures in a batch; the last one may be smaller.
+        indices: Which pictures: those of one split. All if not given.
+        shuffle: Whether each epoch has an order of its own; for training.
+        seed: Seed of order and augmentation.
+        augment: A function of a batch and a random generator, such as `Jitter`, or a Keras layer,
+            such as `augmentation(…)` or `keras.layers.MixUp(…)`. Only for training.
+        one_hot: Whether labels are rows with a 1; a number says how many classes there are.
+        drop_last: Whether to leave a smaller last batch out, as several replicas need it.
+        workers: Threads that prepare batches ahead; more than one helps where `augment` is slow.
+
+    Raises:
+        ValueError: If labels and pictures do not pair, or there is nothing to read.
+    """
+    indices = np.arange(len(images)) if indices is None else np.asarray(indices)
+    labels = np.asarray(labels)
+    if len(images) != len(labels):
+        raise ValueError(f"Each picture has one label; received {len(images)} pictures and {len(labels)} labels.")
+    if len(indices) == 0 or (drop_last and len(indices) < batch_size):
+        raise ValueError(f"There is no batch to read: {len(indices)} pictures, {batch_size} in a batch.")
+    if batch_size < 1 or indices.min() < 0 or indices.max() >= len(images):
+        raise ValueError(
+            f"A batch holds at least one picture and indices are 0 to {len(images) - 1}; received batches of "
+            f"{batch_size} and indices from {indices.min()} to {indices.max()}."
+        )
+    mixes = isinstance(augment, (keras.layers.MixUp, keras.layers.CutMix))
+    if mixes and not one_hot:
+        raise ValueError("MixUp and CutMix mix labels, too: pass one_hot=True and a loss that takes such labels.")
+    classes = int(labels.max()) + 1 if one_hot is True else int(one_hot)
+    return Batches(
+        images,
+        labels,
+        batch_size=batch_size,
+        indices=indices,
+        shuffle=shuffle,
+        seed=seed,
+        augment=augment,
+        classes=classes,
+        drop_last=drop_last,
+        workers=workers,
+    )
+
+
+def pictures_per_second(read: Iterable[tuple[np.ndarray, np.ndarray]], *, passes: int = 1) -> float:
+    """Returns how many pictures a second come out of batches when nobody trains on them."""
+    started, count = time.perf_counter(), 0
+    for _ in range(passes):
+        count += sum(len(batch[0]) for batch in read)
+    return count / (time.perf_counter() - started)

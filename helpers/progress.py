@@ -1,0 +1,109 @@
+"""The progress of a run on a terminal (one live line) or in a log (a line for each section)."""
+
+import re
+import shutil
+import threading
+from typing import TextIO
+
+
+def duration(seconds: float) -> str:
+    """Returns a time for eyes.
+
+    >>> duration(41.3), duration(184)
+    ('41 s', '3:04 min')
+    """
+    whole = round(seconds)
+    return f"{whole} s" if whole < 100 else f"{whole // 60}:{whole % 60:02d} min"
+
+
+def size(count: int) -> str:
+    """Returns a number of bytes for eyes.
+
+    >>> size(1_234_000_000), size(56_700_000)
+    ('1.2 GB', '57 MB')
+    """
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+class Progress:
+    """Says on a stream where a run is: notebook, code cell i of n, section."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        self._live = stream.isatty()
+        self._lock = threading.Lock()  # ticks come from another thread
+        self.begin("", [], inserted=False)
+
+    def begin(self, stem: str, cells: list, *, inserted: bool) -> None:
+        """Begins a notebook.
+
+        Args:
+            stem: Its name.
+            cells: Its cells, before parameters are inserted.
+            inserted: Whether one more cell, with parameters, comes after the one tagged `parameters`.
+        """
+        self._stem = stem
+        self._cells = list(cells)
+        if inserted:
+            tagged = [i for i, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])]
+            at = tagged[0] + 1 if tagged else 0
+            self._cells.insert(at, _INSERTED)
+        self._count = sum(_is_code(cell) for cell in self._cells)
+        self._at = 0
+        self._section = self._told = ""
+        if stem:
+            self._show(0, 0)
+
+    @property
+    def position(self) -> str:
+        return f"cell {self._at} of {self._count}"
+
+    def cell(self, index: int) -> None:
+        """Notes that the cell at `index` begins."""
+        cell = self._cells[index] if index < len(self._cells) else _INSERTED
+        if not _is_code(cell):
+            heading = re.search(r"^##+ (.+)$", cell["source"], re.MULTILINE)
+            self._section = heading[1].strip() if heading else self._section
+            return
+        self._at += 1
+        if not self._live and (self._at == 1 or self._section != self._told):
+            self._told = self._section
+            self._write(f"{self._stem}: cell {self._at}/{self._count}{' · ' if self._section else ''}{self._section}\n")
+
+    def tick(self, seconds: float, peak_bytes: int) -> None:
+        """Brings the live line up to date."""
+        self._show(seconds, peak_bytes)
+
+    def end(self, outcome: "helpers.runner.Outcome") -> None:  # noqa: F821
+        """Leaves one lasting line on how the notebook went."""
+        if outcome.status == "ran":
+            text = (
+                f"{outcome.cells} cells, {duration(outcome.seconds)}, {size(outcome.peak_bytes)}, "
+                f"{outcome.held} of {outcome.claimed} claims held"
+            )
+        else:
+            text = f"{outcome.status}: {outcome.error}"
+        self._write(f"{self._clear()}{outcome.stem}: {text}\n")
+        self._stem = ""
+
+    def _show(self, seconds: float, peak_bytes: int) -> None:
+        if not self._live or not self._stem:
+            return
+        text = f"{self._stem}  cell {self._at}/{self._count} · {duration(seconds)} · {size(peak_bytes)} · {self._section}"
+        width = shutil.get_terminal_size().columns - 1
+        self._write(f"{self._clear()}{text[:width]}")
+
+    def _clear(self) -> str:
+        return "\r\x1b[K" if self._live else ""
+
+    def _write(self, text: str) -> None:
+        with self._lock:
+            self._stream.write(text)
+            self._stream.flush()
+
+
+_INSERTED = {"cell_type": "code", "source": "# parameters"}
+
+
+def _is_code(cell: dict) -> bool:
+    return cell["cell_type"] == "code" and bool(cell["source"].strip())

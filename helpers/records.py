@@ -1,0 +1,167 @@
+"""What every source hands out, and the two ways in which it says no: a finding or a sentence."""
+
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+
+
+class Record(NamedTuple):
+    """One picture as a source hands it out.
+
+    Attributes:
+        name: Where it lies in its source; control characters are escaped, so it can be printed.
+        picture: The bytes of an encoded picture, or its pixels as a uint8 array.
+        label: Name of its class; `None` where there is none.
+        split: `"train"`, `"validation"` or `"test"` where the source publishes splits.
+    """
+
+    name: str
+    picture: bytes | np.ndarray
+    label: str | None = None
+    split: str | None = None
+
+
+class Finding(NamedTuple):
+    """Something that is amiss with one picture, and what becomes of the picture.
+
+    Attributes:
+        name: Name of the picture's record.
+        kind: What is amiss, such as `"unreadable"`.
+        action: `"drop"`, `"keep"` or `"review"` (kept, but worth a look).
+        detail: One clause that says why.
+        group: Number shared by the pictures of one finding; -1 where it is about one picture.
+        row: Position in the collection; -1 for what did not get into it.
+    """
+
+    name: str
+    kind: str
+    action: str
+    detail: str
+    group: int = -1
+    row: int = -1
+
+
+class SourceError(ValueError):
+    """A source that cannot be read at all; the message is one sentence for the reader."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of a source is believed before it is taken for an attack or an accident.
+
+    Attributes:
+        picture_bytes: Largest encoded picture, in bytes.
+        pixels: Largest picture, in pixels; checked in its header, before it is decoded.
+        total_bytes: Largest archive or IDX file once decompressed, and largest download.
+        ratio: How many times its own size an archive may expand to.
+    """
+
+    picture_bytes: int = 64 * 2**20
+    pixels: int = 50_000_000
+    total_bytes: int = 200 * 2**30
+    ratio: int = 100
+
+
+DEFAULT_LIMITS = Limits()
+
+
+class Layout(NamedTuple):
+    """How the folders of a tree name splits and classes; `layout` finds it out."""
+
+    skip: int
+    has_splits: bool
+
+    def place(self, parts: tuple[str, ...]) -> tuple[str | None, str | None]:
+        """Returns label and split of the file whose path has these parts."""
+        folders = parts[self.skip : -1]
+        split = None
+        if self.has_splits and folders:
+            split, folders = _SPLITS[folders[0].lower()], folders[1:]
+        return clean_label(folders[0] if folders else None), split
+
+
+def layout(paths: Iterable[tuple[str, ...]]) -> Layout:
+    """Finds out which folder level of a tree names the class.
+
+    The class is the first folder below the root; folders below it only group pictures. Two levels
+    may lie above it: one folder that wraps all the rest, as archives often have, and then folders
+    that are all named after splits (`train`, `val`, `test` and the like).
+
+    Args:
+        paths: Path of each file, relative to the root, as its parts.
+
+    Example:
+
+    >>> found = layout([("pets", "train", "cat", "1.png"), ("pets", "test", "dog", "2.png")])
+    >>> found.place(("pets", "test", "dog", "2.png"))
+    ('dog', 'test')
+    """
+    # For each number of leading folders skipped: the folders found there, and the depth of files below.
+    tops: tuple[set, set] = (set(), set())
+    shallowest, deepest = 10**9, 0
+    for parts in paths:
+        shallowest, deepest = min(shallowest, len(parts)), max(deepest, len(parts))
+        for skip in (0, 1):
+            if len(parts) > skip + 1:
+                tops[skip].add(parts[skip].lower())
+    wrapped = len(tops[0]) == 1 and shallowest >= 3 and not tops[0] <= _SPLITS.keys()
+    skip = int(wrapped)
+    has_splits = bool(tops[skip]) and tops[skip] <= _SPLITS.keys() and deepest - skip >= 3
+    return Layout(skip, has_splits)
+
+
+def is_litter(parts: tuple[str, ...]) -> bool:
+    """Returns whether a path is what desktops leave behind (`.DS_Store`, `__MACOSX`), passed over in silence."""
+    return any(part.startswith(".") or part in ("__MACOSX", "Thumbs.db", "desktop.ini") for part in parts)
+
+
+def clean_label(label: object) -> str | None:
+    """Returns a label without outer space and in one Unicode form; `None` if nothing is left.
+
+    Example:
+
+    >>> clean_label("  cat "), clean_label(7), clean_label("  ")
+    ('cat', '7', None)
+    """
+    if label is None:
+        return None
+    return printable(unicodedata.normalize("NFC", str(label)).strip()) or None
+
+
+def clean_split(split: object) -> str | None:
+    """Returns the split that a source names by any of its usual names; `None` for no name.
+
+    Raises:
+        SourceError: If the name is not one of a split.
+    """
+    name = str(split).strip().lower() if split is not None else ""
+    if name and name not in _SPLITS:
+        raise SourceError(f"The split is called {name[:40]!r}: it must be one of {', '.join(_SPLITS)}, or empty.")
+    return _SPLITS.get(name)
+
+
+def printable(name: str) -> str:
+    """Returns a name with line breaks, control and undecodable characters escaped; letters of all scripts stay.
+
+    Example:
+
+    >>> printable("鞋\\n.png")
+    '鞋\\\\n.png'
+    """
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)

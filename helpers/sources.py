@@ -1,0 +1,235 @@
+"""Pictures and labels from wherever they lie: a folder, an archive, a URL, a database, a CSV, IDX files."""
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+
+from helpers import artifacts, folders, idx, pictures
+from helpers.pictures import UnreadablePicture, decode
+from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError, printable
+
+__all__ = ["Collection", "Source", "SourceError", "UnreadablePicture", "collect", "decode", "open_source", "survey"]
+
+_CHUNK_BYTES, _CHUNK_PICTURES = 32 * 2**20, 512  # what is decoded at a time
+_WORTH_A_THREAD = 10_000  # bytes of an encoded picture; smaller ones are decoded before a thread has them
+_KINDS = "a folder, a .zip or .tar archive, an http(s) address of one, a .csv file, or a SQLAlchemy database URL"
+
+
+class Source(Protocol):
+    """What all sources have in common.
+
+    Attributes:
+        findings: What the last pass over `records` left out, and why.
+        classes: Names of the classes in their published order; `None` where there is none.
+    """
+
+    findings: list[Finding]
+    classes: list[str] | None
+
+    def records(self) -> Iterator[Record]:
+        """Yields the pictures one by one, the same in each pass."""
+
+    def describe(self) -> str:
+        """Returns half a sentence for reports, without secrets and without paths of this machine."""
+
+
+def open_source(source: str = "", *, query: str = "", sha256: str = "", limits: Limits = DEFAULT_LIMITS) -> Source:
+    """Opens a source by what its name is.
+
+    Args:
+        source: A folder (a class a folder, or IDX files), a zip or tar archive, an http(s) address
+            of one, a CSV of paths and labels, or a SQLAlchemy URL; `""` for the embedded Fashion-MNIST.
+        query: For a database: the SELECT that yields bytes and label.
+        sha256: For an http(s) address: the checksum, if you know it.
+        limits: How much is believed of the source.
+
+    Returns:
+        The source. An archive from the network is on disk by then, in `outputs/cache`.
+
+    Raises:
+        SourceError: If there is no such source; the message says how to mend it.
+
+    Example:
+
+    >>> open_source("").describe()
+    'the IDX files of fashion-mnist'
+    """
+    if source == "":
+        return idx.IdxSource(artifacts.root() / "data" / "fashion-mnist", limits=limits)
+    scheme = source.partition("://")[0].lower() if "://" in source else ""
+    if scheme in ("http", "https"):
+        from helpers import archives, downloads
+
+        path = downloads.download(source, sha256=sha256, limits=limits)
+        return archives.ArchiveSource(path, title=downloads.public_address(source), limits=limits)
+    if scheme:
+        from helpers import databases
+
+        return databases.DatabaseSource(source, query, limits=limits)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        is_idx = any(path.glob("*-images-idx3-ubyte*"))
+        return idx.IdxSource(path, limits=limits) if is_idx else folders.FolderSource(path, limits=limits)
+    if not path.is_file():
+        raise SourceError(f"There is no {printable(source)!r}: a source is {_KINDS}.")
+    if path.suffix.lower() == ".csv":
+        return folders.CsvSource(path, limits=limits)
+    from helpers import archives
+
+    return archives.ArchiveSource(path, limits=limits)
+
+
+class Collection(NamedTuple):
+    """Pictures of one size, collected from a source.
+
+    Attributes:
+        images: uint8, shape (n, height, width, channels), memory-mapped from a file without a name,
+            so that nothing is left behind when the last reference goes.
+        names: Where each picture lies in its source, shape (n,).
+        labels: Class name of each picture, `""` where there is none, shape (n,).
+        splits: Published split of each picture, `""` where there is none, shape (n,).
+        originals: DataFrame of what the pictures were: `height`, `width`, `mode` (Pillow's).
+        findings: DataFrame of what did not get in, and why (columns as in `Finding`).
+        classes: Class names in their published order, or sorted.
+    """
+
+    images: np.ndarray
+    names: np.ndarray
+    labels: np.ndarray
+    splits: np.ndarray
+    originals: pd.DataFrame
+    findings: pd.DataFrame
+    classes: list[str]
+
+
+def collect(
+    source: str | Source = "",
+    *,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    largest: int = 128,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Collection:
+    """Reads all pictures of a source into one array of one size, a chunk at a time.
+
+    A size that is not given is that of most pictures (90%), or else their median height and width,
+    brought down to `largest` pixels at the longer side. Channels that are not given are 1 if most
+    pictures (90%) are grey, else 3. `pictures.fit` says how a picture of another shape is brought to size.
+
+    Args:
+        source: An opened source, or what `open_source` takes.
+        size: Height and width; found out in a first pass over the pictures' headers if not given.
+        channels: 1 or 3; found out as well if not given.
+        largest: Longest side, in pixels, of a size that is found out.
+        limits: `pixels` is checked before a picture is decoded.
+
+    Raises:
+        SourceError: If the source cannot be read, or holds no picture.
+    """
+    opened = open_source(source, limits=limits) if isinstance(source, str) else source
+    if size is None or channels is None:
+        found = survey(opened, largest=largest, limits=limits)
+        size, channels = size or found[0], channels or found[1]
+    work = partial(_bring, size=size, channels=channels, max_pixels=limits.pixels)
+    rows, findings = [], []
+    folder = artifacts.outputs() / "cache"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for chunk in _chunks(opened.records()):
+            run = pool.map if sum(len(record.picture) for record in chunk) > _WORTH_A_THREAD * len(chunk) else map
+            for record, result in zip(chunk, run(work, chunk), strict=True):
+                if isinstance(result, str):
+                    findings.append(Finding(record.name, "unreadable", "drop", result))
+                else:
+                    file.write(result.pixels)
+                    rows.append((record.name, record.label or "", record.split or "", *result[1:]))
+        findings = pd.DataFrame([*opened.findings, *findings], columns=Finding._fields)
+        if not rows:
+            first = f" (the first of them {findings['detail'][0]})" if len(findings) else ""
+            raise SourceError(f"No picture in {opened.describe()}: {len(findings)} entries could not be read{first}.")
+        file.flush()
+        images = np.memmap(file, np.uint8, mode="r", shape=(len(rows), *size, channels))
+    table = pd.DataFrame(rows, columns=["name", "label", "split", "height", "width", "mode"])
+    return Collection(
+        images=images,
+        names=table["name"].to_numpy(),
+        labels=table["label"].to_numpy(),
+        splits=table["split"].to_numpy(),
+        originals=table[["height", "width", "mode"]],
+        findings=findings,
+        classes=opened.classes or sorted(set(table["label"]) - {""}),
+    )
+
+
+def survey(source: Source, *, largest: int = 128, limits: Limits = DEFAULT_LIMITS) -> tuple[tuple[int, int], int]:
+    """Finds out size and channels from the pictures' headers; `collect` says by which rule."""
+    sizes, modes = Counter(), Counter()
+    for record in source.records():
+        picture = record.picture
+        if isinstance(picture, np.ndarray):
+            sizes[picture.shape[:2]] += 1
+            modes[picture.ndim == 2] += 1
+            continue
+        try:
+            image = pictures.header(picture, max_pixels=limits.pixels)
+        except UnreadablePicture:
+            continue
+        sizes[pictures.upright_size(image)] += 1
+        modes[pictures.is_grey(image)] += 1
+    total = sum(sizes.values())
+    if total == 0:
+        return (1, 1), 1  # `collect` says that there is no picture
+    size, count = sizes.most_common(1)[0]
+    if count < 0.9 * total:
+        values = np.array(list(sizes.elements()))
+        size = tuple(int(side) for side in np.median(values, axis=0))
+    scale = min(1.0, largest / max(size))
+    size = tuple(max(1, round(side * scale)) for side in size)
+    return size, 1 if modes[True] >= 0.9 * total else 3
+
+
+class _Brought(NamedTuple):
+    pixels: bytes
+    height: int
+    width: int
+    mode: str
+
+
+def _bring(record: Record, *, size: tuple[int, int], channels: int, max_pixels: int) -> _Brought | str:
+    """Decodes one record and brings it to size; a picture that cannot be decoded gives the reason."""
+    picture = record.picture
+    if isinstance(picture, np.ndarray):
+        mode = "L" if picture.ndim == 2 else "RGB"
+        height, width = picture.shape[:2]
+        if (height, width) == size and channels == (1 if mode == "L" else 3):
+            return _Brought(picture.tobytes(), height, width, mode)
+        image = pictures.Image.fromarray(picture)
+        return _Brought(pictures.fit(image, size, channels).tobytes(), height, width, mode)
+    try:
+        image = pictures.header(picture, max_pixels=max_pixels)
+        mode, (height, width) = image.mode, pictures.upright_size(image)
+        return _Brought(
+            pictures.fit(pictures.upright(image, at_least=size), size, channels).tobytes(), height, width, mode
+        )
+    except UnreadablePicture as error:
+        return str(error)
+
+
+def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
+    chunk, used = [], 0
+    for record in records:
+        chunk.append(record)
+        used += len(record.picture)
+        if len(chunk) == _CHUNK_PICTURES or used > _CHUNK_BYTES:
+            yield chunk
+            chunk, used = [], 0
+    if chunk:
+        yield chunk

@@ -1,0 +1,85 @@
+"""What all tests share: outputs in a folder of their own, and a tiny project to run."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import nbformat
+import pytest
+
+from helpers import artifacts
+
+@pytest.fixture(autouse=True)
+def _outputs_of_its_own(tmp_path, monkeypatch):
+    """No test reads or writes the user's outputs/."""
+    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setattr(artifacts, "_current", None)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A root of its own for the notebooks that `helpers` runs in this process."""
+    root = tmp_path / "project"
+    root.mkdir()
+    monkeypatch.setattr(artifacts, "root", lambda: root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def make() -> SimpleNamespace:
+    """Functions that build notebooks and command lines."""
+    functions = (markdown, code, notebook, tiny, write_notebooks, command)
+    return SimpleNamespace(**{function.__name__: function for function in functions})
+
+
+@pytest.fixture(scope="session")
+def nbval_plugin() -> ModuleType:
+    """The module `nbval_plugin.py`, which pytest loads where notebooks are compared."""
+    spec = importlib.util.spec_from_file_location("nbval_plugin", Path(__file__).with_name("nbval_plugin.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def markdown(source: str, name: str) -> dict:
+    return nbformat.v4.new_markdown_cell(source, id=name)
+
+
+def code(source: str, name: str, *tags: str) -> dict:
+    return nbformat.v4.new_code_cell(source, id=name, metadata={"tags": list(tags)} if tags else {})
+
+
+def notebook(*cells: dict) -> nbformat.NotebookNode:
+    kernelspec = {"name": "workbook", "display_name": "Workbook", "language": "python"}
+    return nbformat.v4.new_notebook(cells=list(cells), metadata={"kernelspec": kernelspec})
+
+
+def tiny(stem: str, *body: dict, needs: str = "nothing", parameters: str = "SEED = 0  # seed", rules: str = "") -> dict:
+    """Returns a notebook in the project's form around the cells of `body`."""
+    rules = rules or "SEED=(int, 0, 99)"
+    setup = (
+        "from helpers import artifacts, claims, parameters\n"
+        f"used = parameters.check(globals(), {rules})\n"
+        f'out = artifacts.begin("{stem}", used)'
+    )
+    title = f"# {int(stem[:2])} · {stem[3:].title()}: does it run?\n\n**You will** see. **Needs** {needs}. **Takes** 1 s."
+    return notebook(markdown(title, "intro"), code(parameters, "parameters", "parameters"), code(setup, "setup"), *body)
+
+
+def write_notebooks(root: Path, **contents: dict) -> Path:
+    """Writes notebooks by stem (`n01_data=…` is `01_data.ipynb`) into `root/notebooks`."""
+    folder = root / "notebooks"
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, content in contents.items():
+        nbformat.write(content, folder / f"{stem.removeprefix('n')}.ipynb")
+    return folder
+
+
+def command(root: Path, *arguments: str) -> list[str]:
+    """Returns a command line that is `python -m helpers …` with the notebooks of another root."""
+    start = (
+        "import sys; from pathlib import Path; from helpers import artifacts; "
+        f"artifacts.root = lambda: Path({str(root)!r}); from helpers.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    return [sys.executable, "-c", start, *arguments]

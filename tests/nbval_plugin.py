@@ -1,0 +1,84 @@
+"""nbval as this project uses it: stderr is never compared, and numbers may have a tolerance.
+
+A cell tagged `nbval-tolerance-0.05` passes when its text is the same but for the numbers, and each
+number is within 0.05 of the stored one, absolutely or relatively. `python -m pytest -p
+tests.nbval_plugin --nbval …` loads it.
+"""
+
+import math
+import re
+
+import pytest
+from nbval.plugin import IPyNbCell
+
+TAG = re.compile(r"nbval-tolerance-(\d*\.?\d+(?:e-?\d+)?)")
+# Numbers that stand alone: not the 2 of conv_2, nor those of 28x28.
+_NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:e[-+]?\d+)?(?!\w)", re.IGNORECASE)
+
+
+class Tolerant(str):
+    """A text that equals another when only its numbers differ, and those by little."""
+
+    tolerance: float
+
+    def __new__(cls, text: str, tolerance: float):
+        self = super().__new__(cls, text)
+        self.tolerance = tolerance
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, str):
+            return NotImplemented
+        mask, numbers = split(str(self))
+        other_mask, others = split(str(other))
+        if mask != other_mask:
+            return False
+        return all(
+            math.isclose(a, b, rel_tol=self.tolerance, abs_tol=self.tolerance)
+            for a, b in zip(numbers, others, strict=True)
+        )
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = None
+
+
+def split(text: str) -> tuple[str, list[float]]:
+    """Returns a text with its numbers masked and blanks joined (columns widen with digits), and the numbers."""
+    numbers: list[float] = []
+
+    def mask(match: re.Match) -> str:
+        if not any(character.isdigit() for character in match[0]):
+            return match[0]
+        numbers.append(float(match[0].replace(",", "").replace("−", "-")))
+        return "#"
+
+    masked = _NUMBER.sub(mask, text)
+    return re.sub(r"-{2,}", "--", re.sub(r"[ \t]+", " ", masked)), numbers
+
+
+def tolerance(metadata: dict) -> float | None:
+    """Returns the tolerance that a cell's tags give, `None` without one."""
+    found = [match for tag in metadata.get("tags", []) if (match := TAG.fullmatch(tag))]
+    return float(found[0][1]) if found else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    exact = IPyNbCell.sanitize
+    if getattr(exact, "tolerant", False):
+        return
+
+    def sanitize(self: IPyNbCell, text: object) -> object:
+        clean = exact(self, text)
+        allowed = tolerance(self.cell.metadata)
+        return Tolerant(clean, allowed) if allowed is not None and isinstance(clean, str) else clean
+
+    sanitize.tolerant = True
+    IPyNbCell.sanitize = sanitize
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    # What libraries say on stderr differs between machines and is no result.
+    if hasattr(collector, "skip_compare"):
+        collector.skip_compare += ("stderr",)

@@ -1,0 +1,167 @@
+import bz2
+import gzip
+import io
+import lzma
+import stat
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+
+from helpers import archives
+from helpers.records import Limits, SourceError
+from helpers.rehearsal import encode
+
+PICTURE = encode(np.arange(12, dtype=np.uint8).reshape(3, 4))
+TREE = {"cat/1.png": PICTURE, "cat/more/2.png": PICTURE, "dog/3.png": PICTURE}
+
+
+def zipped(path, members):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def tarred(path, members, mode="w"):
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def read(path, **options):
+    source = archives.ArchiveSource(path, **options)
+    return source, list(source.records())
+
+
+PACKERS = {
+    "zip": zipped,
+    "tar": tarred,
+    "tar.gz": lambda path, members: tarred(path, members, "w:gz"),
+    "tar.bz2": lambda path, members: tarred(path, members, "w:bz2"),
+    "tar.xz": lambda path, members: tarred(path, members, "w:xz"),
+}
+
+
+@pytest.mark.parametrize("kind", PACKERS)
+def test_pictures_and_classes_come_out_of_every_kind(kind, tmp_path):
+    source, records = read(PACKERS[kind](tmp_path / f"pets.{kind}", TREE))
+    assert [(r.name, r.label, r.picture) for r in records] == [
+        ("cat/1.png", "cat", PICTURE), ("cat/more/2.png", "cat", PICTURE), ("dog/3.png", "dog", PICTURE),
+    ]  # fmt: skip
+    assert source.findings == []
+    assert list(source.records()) == records  # once more from the start
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
+def test_a_wrapping_folder_and_published_splits_are_recognised(kind, tmp_path):
+    tree = {"pets/train/cat/1.png": PICTURE, "pets/Test/dog/2.png": PICTURE, "__MACOSX/._1.png": b"", ".DS_Store": b""}
+    source, records = read(PACKERS[kind](tmp_path / "pets", tree))
+    assert [(r.label, r.split) for r in records] == [("cat", "train"), ("dog", "test")]
+    assert source.findings == []
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.parametrize("name", ["../up.png", "cat/../../up.png", "/etc/passwd", "C:/x.png", "cat\\..\\x.png"])
+def test_names_that_lead_out_are_findings_and_nothing_is_written(kind, name, tmp_path):
+    source, records = read(PACKERS[kind](tmp_path / "pets", {**TREE, name: PICTURE}))
+    assert len(records) == 3
+    assert [(f.kind, f.action) for f in source.findings] == [("unsafe name", "drop")]
+    assert [path.name for path in tmp_path.iterdir()] == ["pets"]
+
+
+def test_a_link_in_a_zip_is_not_followed(tmp_path):
+    path = zipped(tmp_path / "pets.zip", TREE)
+    with zipfile.ZipFile(path, "a") as archive:
+        info = zipfile.ZipInfo("cat/link.png")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(info, "/etc/passwd")
+    source, records = read(path)
+    assert len(records) == 3
+    assert source.findings[0].detail == "is a link or a device; not followed"
+
+
+@pytest.mark.parametrize("type", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_in_a_tar_are_not_followed(type, tmp_path):
+    link = tarfile.TarInfo("cat/link.png")
+    link.type, link.linkname = type, "/etc/passwd"
+    source, records = read(tarred(tmp_path / "pets.tar", {**TREE, link: b""}))
+    assert len(records) == 3
+    assert [f.kind for f in source.findings] == ["not a file"]
+
+
+def test_line_breaks_and_other_scripts_in_names_print_safely(tmp_path):
+    _, records = read(zipped(tmp_path / "pets.zip", {"猫/一\n.png": PICTURE, "dog/\u202egnp.png": PICTURE}))
+    assert [(r.name, r.label) for r in records] == [("猫/一\\n.png", "猫"), ("dog/\\u202egnp.png", "dog")]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "tar.xz"])
+def test_a_decompression_bomb_is_one_sentence(kind, tmp_path):
+    path = PACKERS[kind](tmp_path / "bomb", {f"cat/{i}.bmp": bytes(30 * 2**20) for i in range(5)})
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(SourceError, match="looks like a decompression bomb"):
+        read(path)
+
+
+def test_a_bomb_in_the_header_of_a_tar_is_one_sentence(tmp_path):
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 2**30
+    with gzip.open(tmp_path / "bomb.tar.gz", "wb") as file:
+        file.write(header.tobuf())
+        file.write(bytes(1 << 20))
+    with pytest.raises(SourceError, match="asks for more memory than allowed"):
+        read(tmp_path / "bomb.tar.gz")
+
+
+def test_a_member_that_lies_about_its_size_is_a_finding(tmp_path):
+    path = zipped(tmp_path / "pets.zip", {**TREE, "dog/long.png": bytes(100_000)})
+    content = path.read_bytes().replace((100_000).to_bytes(4, "little"), (50).to_bytes(4, "little"))
+    path.write_bytes(content)
+    source, records = read(path)
+    assert len(records) == 3
+    assert [(f.name, f.kind) for f in source.findings] == [("dog/long.png", "unreadable")]
+
+
+def test_a_member_beyond_the_limit_is_a_finding(tmp_path):
+    source, records = read(zipped(tmp_path / "pets.zip", {**TREE, "dog/4.bmp": bytes(5000)}), limits=Limits(4000))
+    assert len(records) == 3
+    assert source.findings[0].detail == "has 5,000 bytes, more than allowed"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_methods_that_inflate_without_bounds_are_not_read(method, tmp_path):
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w", method) as archive:
+        archive.writestr("cat/1.png", PICTURE)
+    source, records = read(tmp_path / "pets.zip")
+    assert records == []
+    assert "other than deflate" in source.findings[0].detail
+
+
+def test_a_damaged_member_of_a_zip_is_a_finding(tmp_path):
+    path = zipped(tmp_path / "pets.zip", {"cat/1.png": bytes(range(256)) * 9, "dog/2.png": PICTURE})
+    content = bytearray(path.read_bytes())
+    content[60:70] = b"0123456789"
+    path.write_bytes(content)
+    source, records = read(path)
+    assert [r.name for r in records] == ["dog/2.png"]
+    assert "is damaged in the archive" in source.findings[0].detail
+
+
+@pytest.mark.parametrize("kind", PACKERS)
+def test_half_an_archive_is_one_sentence(kind, tmp_path):
+    noise = {f"cat/{i}.png": np.random.default_rng(i).bytes(9000) for i in range(9)}
+    path = PACKERS[kind](tmp_path / "half", noise)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(SourceError, match="cut short"):
+        read(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", gzip.compress(b"x"), bz2.compress(b"x"), lzma.compress(b"")])
+def test_what_is_no_archive_is_one_sentence(content, tmp_path):
+    (tmp_path / "pets.zip").write_bytes(content)
+    with pytest.raises(SourceError, match="neither a zip nor a tar|damaged or cut short"):
+        read(tmp_path / "pets.zip")

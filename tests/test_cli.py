@@ -1,0 +1,173 @@
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from helpers import cli, doctor, kernel
+
+
+@pytest.fixture
+def run_arguments(monkeypatch):
+    """What the command line asks the runner for."""
+    from helpers import runner
+
+    asked = []
+    monkeypatch.setattr(runner, "run", lambda numbers, **given: asked.append((numbers, given)) or 0)
+    monkeypatch.setattr(runner, "refresh", lambda numbers: asked.append(numbers) or 0)
+    return asked
+
+
+def test_run_without_arguments_is_every_notebook_with_its_defaults(run_arguments):
+    assert cli.main(["run"]) == 0
+    assert run_arguments == [([], {"profile": None, "given": {}, "kernel_name": "workbook"})]
+
+
+def test_run_passes_numbers_parameters_profile_and_kernel(run_arguments):
+    cli.main(["run", "01", "03", "-p", "EPOCHS", "2", "-p", "NAME", "a b", "--profile", "quick", "--kernel", "other"])
+    given = {"EPOCHS": "2", "NAME": "a b"}
+    assert run_arguments == [(["01", "03"], {"profile": "quick", "given": given, "kernel_name": "other"})]
+
+
+def test_source_is_the_parameter_of_that_name(run_arguments):
+    cli.main(["run", "--source", "some/folder"])
+    assert run_arguments[0][1]["given"] == {"SOURCE": "some/folder"}
+
+
+def test_negative_values_are_values(run_arguments):
+    cli.main(["run", "-p", "SHIFT", "-3"])
+    assert run_arguments[0][1]["given"] == {"SHIFT": "-3"}
+
+
+def test_output_is_relative_to_where_the_command_is_given(run_arguments, tmp_path, monkeypatch):
+    from helpers import artifacts
+
+    monkeypatch.chdir(tmp_path)
+    cli.main(["run", "--output", "mine"])
+    assert artifacts.outputs() == tmp_path / "mine"
+
+
+def test_refresh_passes_numbers(run_arguments):
+    assert cli.main(["refresh", "02"]) == 0
+    assert run_arguments == [["02"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ValueError("EPOCHS is 'x': it must be a whole number."), "EPOCHS is 'x': it must be a whole number."),
+        (OSError(28, "There is no room."), "There is no room."),
+        (FileNotFoundError(2, "No such file or directory", "some/file"), "some/file: No such file or directory."),
+        (FileNotFoundError("It is not there."), "It is not there."),
+    ],
+)
+def test_a_refusal_is_one_sentence_and_status_2(error, sentence, monkeypatch, capsys):
+    monkeypatch.setattr(kernel, "install", _raiser(error))
+    assert cli.main(["kernel", "install"]) == 2
+    told = capsys.readouterr()
+    assert told.err == f"error: {sentence}\n"
+    assert told.out == ""
+
+
+def test_an_interrupt_is_one_line_and_status_130(monkeypatch, capsys):
+    monkeypatch.setattr(kernel, "install", _raiser(KeyboardInterrupt()))
+    assert cli.main(["kernel", "install"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    monkeypatch.setenv("WORKBOOK_DEBUG", "1")
+    monkeypatch.setattr(kernel, "install", _raiser(ValueError("as it was")))
+    with pytest.raises(ValueError, match="as it was"):
+        cli.main(["kernel", "install"])
+
+
+def test_kernel_install_says_where(tmp_path, capsys):
+    assert cli.main(["kernel", "install", "--prefix", str(tmp_path)]) == 0
+    assert str(tmp_path / "share" / "jupyter" / "kernels" / "workbook") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["walk"], ["kernel"], ["run", "-p", "EPOCHS"], ["kernel", "install", "--user", "--prefix", "p"]])
+def test_a_command_line_that_is_none_is_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_help_is_quick_and_names_every_command():
+    before = time.perf_counter()
+    told = subprocess.run([sys.executable, "-m", "helpers", "--help"], capture_output=True, text=True, check=True)
+    took = time.perf_counter() - before
+    assert all(word in told.stdout for word in ("run", "doctor", "report", "refresh", "kernel"))
+    assert took < 2.0  # 0.08 s on a quiet machine; importing papermill alone takes 2 s
+
+
+def test_help_imports_no_library():
+    listing = "import sys; from helpers import cli\ntry: cli.main(['run', '--help'])\nexcept SystemExit: print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in told.stdout.splitlines()[-1].split()}
+    assert not loaded & {"papermill", "nbformat", "nbconvert", "pandas", "numpy", "keras", "tensorflow", "yaml", "psutil"}
+
+
+def test_doctor_says_that_all_is_well(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "findings", lambda: iter([doctor.Finding("kernel", "is there")]))
+    assert cli.main(["doctor"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["✔ kernel    is there", "All is well: `make run` runs the notebooks."]
+
+
+def test_doctor_ends_with_what_to_do(monkeypatch, capsys):
+    found = [doctor.Finding("a", "no", "do this"), doctor.Finding("b", "yes"), doctor.Finding("c", "no", "do that")]
+    monkeypatch.setattr(doctor, "findings", lambda: iter([*found, found[0]]))
+    assert cli.main(["doctor"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "To mend it: do this; then do that."
+
+
+def test_doctor_looks_at_everything(monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=0, stdout="CPU, 2 cores\n", stderr=""))
+    found = {finding.subject: finding for finding in doctor.findings()}
+    assert list(found) == ["python", "packages", "kernel", "disk", "data", "devices"]
+    assert found["data"].mend is None
+    assert found["devices"].found == "CPU, 2 cores"
+
+
+def test_doctor_sees_a_changed_data_file(project):
+    import gzip
+    import json
+
+    folder = project / "data" / "fashion-mnist"
+    folder.mkdir(parents=True)
+    (folder / "checksums.json").write_text(json.dumps({"labels": {"sha256": "0" * 64, "bytes": 1}}))
+    assert "cannot be read" in doctor._data().found
+    (folder / "labels.gz").write_bytes(gzip.compress(b"\0"))
+    finding = doctor._data()
+    assert "is not the file that was published" in finding.found
+    assert finding.mend.startswith("put the files of data/fashion-mnist back")
+
+
+def test_doctor_sees_a_package_of_another_version(project):
+    (project / "requirements.lock").write_text("numpy==1.0 \\\n    --hash=sha256:00\npytz==9 ; sys_platform == 'none' \\\n")
+    finding = doctor._packages()
+    assert "1 differ from requirements.lock, first numpy" in finding.found
+    assert finding.mend == "run `make setup`"
+
+
+def test_doctor_sees_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path / "file" / "outputs"))
+    assert "A file stands where the folder" in doctor._disk().found
+
+
+def test_doctor_sees_keras_that_does_not_start(monkeypatch):
+    monkeypatch.setattr(doctor, "_DEVICES", "raise ImportError('no such library')")
+    finding = doctor._devices()
+    assert finding.found == "Keras does not start: ImportError: no such library"
+    assert finding.mend
+
+
+def _raiser(error: BaseException):
+    def raiser(*arguments, **named):
+        raise error
+
+    return raiser

@@ -1,0 +1,88 @@
+import hashlib
+
+import pytest
+
+from helpers import downloads, rehearsal
+from helpers.records import Limits, SourceError
+
+CONTENT = bytes(range(256)) * 2000
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    folder = tmp_path / "shelf"
+    folder.mkdir()
+    (folder / "pets.zip").write_bytes(CONTENT)
+    return folder
+
+
+def fetch(url, tmp_path, **options):
+    return downloads.download(url, folder=tmp_path / "cache", pause=0, **options)
+
+
+def test_a_file_arrives_whole(shelf, tmp_path):
+    with rehearsal.serve(shelf) as server:
+        path = fetch(f"{server.url}/pets.zip", tmp_path, sha256=hashlib.sha256(CONTENT).hexdigest())
+    assert path.read_bytes() == CONTENT
+    assert path.name.endswith("-pets.zip")
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_broken_connection_is_taken_up_where_it_broke(shelf, tmp_path):
+    with rehearsal.serve(shelf, break_after=200_000) as server:
+        path = fetch(f"{server.url}/pets.zip", tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert server.log == ["200 bytes 0 to 200,000, then broken off", "206 bytes 200,000 to 512,000"]
+
+
+def test_a_later_run_takes_up_what_an_earlier_one_left(shelf, tmp_path):
+    with rehearsal.serve(shelf, break_after=200_000) as server:
+        with pytest.raises(SourceError, match="could not be fetched in 1 attempts"):
+            fetch(f"{server.url}/pets.zip", tmp_path, attempts=1)
+        path = fetch(f"{server.url}/pets.zip", tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert server.log[-1].startswith("206 bytes 200,000")
+
+
+def test_a_file_that_has_changed_in_between_is_not_patched_together(shelf, tmp_path):
+    with rehearsal.serve(shelf, break_after=200_000) as server:
+        with pytest.raises(SourceError):
+            fetch(f"{server.url}/pets.zip", tmp_path, attempts=1)
+        (shelf / "pets.zip").write_bytes(b"another" * 1000)
+        path = fetch(f"{server.url}/pets.zip", tmp_path)
+    assert path.read_bytes() == b"another" * 1000
+
+
+def test_half_a_file_is_one_sentence(shelf, tmp_path):
+    with rehearsal.serve(shelf, break_after=100) as server, pytest.raises(SourceError, match="could not be fetched"):
+        fetch(f"{server.url}/pets.zip", tmp_path, attempts=1)
+    assert not list((tmp_path / "cache").glob("*.zip"))
+
+
+def test_404_is_said_at_once(shelf, tmp_path):
+    with rehearsal.serve(shelf) as server, pytest.raises(SourceError, match="answered 404 .*: check the address"):
+        fetch(f"{server.url}/dogs.zip", tmp_path)
+    assert server.log == ["404 Not Found"]
+
+
+def test_a_wrong_checksum_leaves_nothing(shelf, tmp_path):
+    with rehearsal.serve(shelf) as server, pytest.raises(SourceError, match="SHA-256"):
+        fetch(f"{server.url}/pets.zip", tmp_path, sha256="0" * 64)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_file_beyond_the_limit_is_not_fetched(shelf, tmp_path):
+    with rehearsal.serve(shelf) as server, pytest.raises(SourceError, match="larger than"):
+        fetch(f"{server.url}/pets.zip", tmp_path, limits=Limits(total_bytes=1000))
+
+
+def test_nobody_there_is_one_sentence(tmp_path):
+    with pytest.raises(SourceError, match="could not be fetched in 2 attempts"):
+        fetch("http://127.0.0.1:9/pets.zip", tmp_path, attempts=2)
+
+
+def test_secrets_in_an_address_are_not_repeated(shelf, tmp_path):
+    with rehearsal.serve(shelf) as server, pytest.raises(SourceError) as caught:
+        fetch(server.url.replace("//", "//me:secret@") + "/dogs.zip?token=hidden", tmp_path)
+    assert "secret" not in str(caught.value)
+    assert "hidden" not in str(caught.value)

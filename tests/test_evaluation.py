@@ -1,0 +1,148 @@
+"""Facts about metrics and intervals."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn import calibration, metrics
+
+from helpers import evaluation
+
+LABELS = np.array([0, 0, 0, 1, 1, 2])
+PREDICTED = np.array([0, 0, 1, 1, 2, 2])
+
+
+def drawn_probabilities(n, classes, seed):
+    random = np.random.default_rng(seed)
+    return random.integers(0, classes, n), random.dirichlet(np.full(classes, 0.7), n)
+
+
+def test_accuracy_of_four_in_six():
+    assert evaluation.accuracy(LABELS, PREDICTED) == pytest.approx(4 / 6)
+    assert evaluation.accuracy(LABELS, np.eye(3)[PREDICTED]) == pytest.approx(4 / 6)
+
+
+def test_confusion_matrix_by_hand():
+    matrix = evaluation.confusion_matrix(LABELS, PREDICTED, classes=4)
+    assert matrix.tolist() == [[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+
+
+def test_recall_by_class_by_hand_and_of_a_class_without_pictures():
+    table = evaluation.recall_by_class(LABELS, PREDICTED, ["a", "b", "c", "none"])
+    assert table["pictures"].tolist() == [3, 2, 1, 0]
+    np.testing.assert_allclose(table["recall"], [2 / 3, 1 / 2, 1, np.nan])
+    assert table.loc[3, ["low", "high"]].tolist() == [0, 1]
+
+
+def test_wilson_interval_of_a_textbook_example():
+    # 8 of 10 at z = 1.96: (0.8 + 0.19208 ∓ 1.96 sqrt(0.016 + 0.009604)) / 1.38416
+    assert np.round(evaluation.wilson_interval(8, 10), 4).tolist() == [0.4902, 0.9433]
+    assert np.round(evaluation.wilson_interval(0, 20), 4).tolist() == [0, 0.1611]
+    assert np.round(evaluation.wilson_interval(20, 20), 4).tolist() == [0.8389, 1]
+
+
+@given(st.integers(1, 500), st.floats(0, 1), st.sampled_from([0.8, 0.95, 0.99]))
+def test_wilson_interval_agrees_with_scipy(total, share, confidence):
+    successes = round(share * total)
+    theirs = stats.binomtest(successes, total).proportion_ci(confidence, method="wilson")
+    np.testing.assert_allclose(
+        evaluation.wilson_interval(successes, total, confidence=confidence), [theirs.low, theirs.high], atol=1e-9
+    )
+
+
+@given(st.integers(2, 6), st.integers(1, 80), st.integers(0, 99))
+def test_matrix_and_recall_agree_with_scikit_learn(classes, n, seed):
+    labels, probabilities = drawn_probabilities(n, classes, seed)
+    predicted = probabilities.argmax(axis=1)
+    np.testing.assert_array_equal(
+        evaluation.confusion_matrix(labels, predicted, classes=classes),
+        metrics.confusion_matrix(labels, predicted, labels=range(classes)),
+    )
+    ours = evaluation.recall_by_class(labels, predicted, [str(c) for c in range(classes)])["recall"]
+    theirs = metrics.recall_score(labels, predicted, labels=range(classes), average=None, zero_division=np.nan)
+    np.testing.assert_allclose(ours, theirs)
+
+
+def test_calibration_error_by_hand():
+    # Four pictures at confidence 0.9 of which two are right, one at 0.6 which is right: (4 * 0.4 + 1 * 0.4) / 5
+    probabilities = np.array([[0.9, 0.1]] * 4 + [[0.4, 0.6]])
+    error = evaluation.expected_calibration_error(np.array([0, 0, 1, 1, 1]), probabilities, bins=10)
+    assert error == pytest.approx(0.4)
+
+
+@given(st.integers(0, 99))
+def test_reliability_agrees_with_scikit_learn(seed):
+    labels, probabilities = drawn_probabilities(400, 4, seed)
+    curve = evaluation.reliability_curve(labels, probabilities, bins=10)
+    right = probabilities.argmax(axis=1) == labels
+    shares, confidence = calibration.calibration_curve(right, probabilities.max(axis=1), n_bins=10)
+    used = curve.count > 0
+    np.testing.assert_allclose(curve.accuracy[used], shares)
+    np.testing.assert_allclose(curve.confidence[used], confidence)
+    assert curve.count.sum() == 400
+
+
+def test_perfectly_sure_and_right_has_no_calibration_error():
+    assert evaluation.expected_calibration_error(LABELS, np.eye(3)[LABELS]) == 0
+
+
+def test_logits_are_refused_where_probabilities_are_meant():
+    with pytest.raises(ValueError, match="softmax"):
+        evaluation.reliability_curve(LABELS, 5 * np.eye(3)[PREDICTED])
+
+
+def test_mean_interval_agrees_with_scipy_and_needs_two_values():
+    values = np.array([0.91, 0.92, 0.90, 0.93])
+    theirs = stats.t.interval(0.95, 3, values.mean(), stats.sem(values))
+    np.testing.assert_allclose(evaluation.mean_interval(values)[1:], theirs)
+    assert evaluation.mean_interval([0.9]) == (0.9, -np.inf, np.inf)
+
+
+def test_bootstrap_interval_agrees_with_scipy():
+    values = np.random.default_rng(1).normal(3, 2, 200)
+    ours = evaluation.bootstrap_interval(values)
+    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=2000, rng=1).confidence_interval
+    np.testing.assert_allclose(ours[1:], theirs, atol=0.03)
+    assert ours.estimate == values.mean()
+
+
+def test_bootstrap_takes_any_statistic_and_repeats_with_its_seed():
+    values = np.random.default_rng(2).normal(size=50)
+    first, again = (evaluation.bootstrap_interval(values, statistic=np.median, seed=4) for _ in range(2))
+    assert first == again
+    assert first.low <= np.median(values) <= first.high
+
+
+def test_pairing_narrows_the_interval_of_a_difference():
+    random = np.random.default_rng(0)
+    hard = random.random(2000) < 0.3  # pictures that both models miss
+    first, second = ~hard, ~hard & (random.random(2000) > 0.02)
+    paired = evaluation.paired_bootstrap(first, second)
+    single = evaluation.bootstrap_interval(first)
+    assert paired.estimate == pytest.approx(first.mean() - second.mean())
+    assert paired.low > 0
+    assert paired.high - paired.low < 0.5 * (single.high - single.low)
+
+
+def test_equal_models_differ_by_nothing():
+    assert evaluation.paired_bootstrap(LABELS == 0, LABELS == 0) == (0, 0, 0)
+
+
+def test_surest_mistakes_come_first_and_no_right_answer_among_them():
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.05, 0.95]])
+    labels = np.array([1, 0, 1, 0])
+    assert evaluation.surest_mistakes(labels, probabilities).tolist() == [3, 0, 1]
+    assert evaluation.surest_mistakes(labels, probabilities, count=1).tolist() == [3]
+    assert evaluation.surest_mistakes(np.array([0]), np.array([[0.9, 0.1]])).tolist() == []
+
+
+@pytest.mark.parametrize(("labels", "predictions"), [([0, 1], [0]), ([], []), ([[0]], [0])])
+def test_labels_and_predictions_that_do_not_pair_are_refused(labels, predictions):
+    with pytest.raises(ValueError, match="one entry for each picture"):
+        evaluation.accuracy(np.array(labels), np.array(predictions))
+
+
+def test_models_on_different_pictures_are_no_pair():
+    with pytest.raises(ValueError, match="received 2 and 3"):
+        evaluation.paired_bootstrap([1, 0], [1, 0, 1])

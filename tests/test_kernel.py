@@ -1,0 +1,118 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import kernel
+
+
+@pytest.fixture
+def found(tmp_path, monkeypatch):
+    """Jupyter finds kernels in this folder first."""
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share" / "jupyter"))
+    return tmp_path
+
+
+def test_spec_starts_this_python_and_leaves_c_output_out_of_the_notebook():
+    spec = kernel.spec()
+    assert spec["argv"][0] == sys.executable
+    assert "--IPKernelApp.capture_fd_output=False" in spec["argv"]
+    assert spec["argv"][-1] == "{connection_file}"
+    assert spec["display_name"] == "Workbook"
+
+
+def test_backend_is_left_to_the_reader():
+    assert "KERAS_BACKEND" not in kernel.ENVIRONMENT
+
+
+def test_environment_has_only_texts():
+    assert all(isinstance(value, str) for value in kernel.ENVIRONMENT.values())
+
+
+def test_install_writes_what_jupyter_finds(found):
+    folder = kernel.install(found)
+    assert folder == found / "share" / "jupyter" / "kernels" / "workbook"
+    assert json.loads((folder / "kernel.json").read_text()) == kernel.spec()
+    assert kernel.problem() is None
+
+
+def test_installing_again_changes_nothing(found):
+    file = kernel.install(found) / "kernel.json"
+    before = file.stat()
+    kernel.install(found)
+    assert file.stat().st_ino == before.st_ino
+    assert file.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_install_replaces_another_python_and_leaves_nothing_aside(found):
+    folder = found / "share" / "jupyter" / "kernels" / "workbook"
+    folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text("{}")
+    kernel.install(found)
+    assert kernel.problem() is None
+    assert [path.name for path in folder.parent.iterdir()] == ["workbook"]
+
+
+def test_install_for_the_user_goes_to_jupyters_data_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "mine"))
+    assert kernel.install(user=True) == tmp_path / "mine" / "kernels" / "workbook"
+
+
+def test_install_into_a_file_is_one_sentence(tmp_path):
+    (tmp_path / "share").write_text("")
+    with pytest.raises(OSError, match=r"cannot be installed in .*install elsewhere with `python -m helpers"):
+        kernel.install(tmp_path)
+
+
+def test_prefix_and_user_exclude_each_other(tmp_path):
+    with pytest.raises(ValueError, match="both --prefix and --user"):
+        kernel.install(tmp_path, user=True)
+
+
+def test_problem_names_a_python_that_is_gone(found):
+    _write(found, argv=["/nowhere/python", "-m", "ipykernel_launcher"])
+    assert "starts a Python that is gone" in kernel.problem()
+
+
+def test_problem_names_another_python(found, tmp_path):
+    other = tmp_path / "python"
+    other.symlink_to(sys.executable)
+    _write(found, argv=[str(other), *kernel.spec()["argv"][1:]])
+    assert f"starts {other}, another Python" in kernel.problem()
+
+
+def test_problem_names_an_older_version(found):
+    _write(found, env={})
+    assert "of an older version" in kernel.problem()
+
+
+def test_another_kernel_only_has_to_be_there(found):
+    assert "no kernel named 'nothing-of-this-name'" in kernel.problem("nothing-of-this-name")
+    kernel.install(found)
+    _write(found, argv=["/nowhere/python"])
+    (found / "share/jupyter/kernels/workbook").rename(found / "share/jupyter/kernels/other-one")
+    assert kernel.problem("other-one") is None
+
+
+@pytest.mark.slow
+def test_cells_do_not_capture_what_c_writes_to_stderr(tmp_path):
+    # nbval would report it as an unexpected output, since it does not see it.
+    from jupyter_client.manager import start_new_kernel
+
+    manager, client = start_new_kernel(kernel_name="workbook", stderr=subprocess.DEVNULL)
+    try:
+        texts = []
+        source = "import os, sys; os.write(2, b'from C'); print('from Python'); print(os.environ['PYTHONHASHSEED'])"
+        client.execute_interactive(source, output_hook=lambda m: texts.append(m["content"].get("text", "")), timeout=60)
+        assert "".join(texts) == "from Python\n0\n"
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def _write(prefix: Path, **changed: object) -> None:
+    folder = prefix / "share" / "jupyter" / "kernels" / "workbook"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "kernel.json").write_text(json.dumps({**kernel.spec(), **changed}))

@@ -1,0 +1,167 @@
+import struct
+import zlib
+from io import BytesIO
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+from helpers import pictures
+from helpers.pictures import UnreadablePicture
+
+GRADIENT = np.add.outer(np.arange(16) * 4, np.arange(24) * 8).astype(np.uint8)  # 16 high, 24 wide
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF", "PPM"])
+def test_lossless_formats_come_back_equal(format):
+    assert np.array_equal(pictures.decode(encoded(Image.fromarray(GRADIENT), format)), GRADIENT)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
+def test_lossy_formats_come_back_close(format):
+    decoded = pictures.decode(encoded(Image.fromarray(GRADIENT), format, quality=95)).convert("L")
+    assert np.abs(np.asarray(decoded).astype(int) - GRADIENT).max() < 12
+
+
+@pytest.mark.parametrize("format", ["TIFF", "WEBP", "PNG"])
+@pytest.mark.parametrize(("orientation", "turned"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_exif_orientation_is_applied(format, orientation, turned):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(GRADIENT), format, exif=exif, **({"lossless": True} if format == "WEBP" else {}))
+    expected = np.rot90(GRADIENT, turned)
+    assert np.array_equal(pictures.decode(data).convert("L"), expected)
+    if format != "PNG":  # a PNG's orientation may stand behind its pixels
+        assert pictures.upright_size(pictures.header(data)) == expected.shape
+
+
+def test_sixteen_bit_grey_is_scaled_to_eight():
+    values = np.array([[0, 257, 32896, 65535]], np.uint16)
+    assert np.asarray(pictures.decode(encoded(Image.fromarray(values)))).tolist() == [[0, 1, 128, 255]]
+
+
+def test_transparency_lies_on_white():
+    pixels = np.zeros((1, 2, 4), np.uint8)
+    pixels[0, 1] = (200, 0, 0, 255)
+    assert np.asarray(pictures.decode(encoded(Image.fromarray(pixels)))).tolist() == [[[255, 255, 255], [200, 0, 0]]]
+
+
+def test_transparent_grey_stays_grey():
+    image = Image.fromarray(np.array([[[10, 255], [10, 0]]], np.uint8), "LA")
+    decoded = pictures.decode(encoded(image))
+    assert decoded.mode == "L"
+    assert np.asarray(decoded).tolist() == [[10, 255]]
+
+
+def test_palette_cmyk_and_one_bit_pictures_keep_their_colours():
+    red = Image.new("RGB", (8, 8), (255, 0, 0))
+    assert pictures.decode(encoded(red.convert("P"))).getpixel((0, 0)) == (255, 0, 0)
+    assert np.allclose(pictures.decode(encoded(red.convert("CMYK"), "JPEG")).getpixel((0, 0)), (255, 0, 0), atol=4)
+    assert pictures.decode(encoded(Image.new("1", (8, 8), 1))).getpixel((0, 0)) == 255
+
+
+def test_float_pixels_are_refused_with_a_reason():
+    with pytest.raises(UnreadablePicture, match="floating-point.*8 or 16 bits"):
+        pictures.decode(encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b'\xef\xbb\xbf<svg xmlns="x"/>', "SVG"),
+        (b"<?xml version='1.0'?><svg/>", "XML"),
+        (b"#!/bin/sh\nrm -rf ~\n", "is a script"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"),
+        (b"GIF", "not a picture of a kept format"),
+        (b"just text", "not a picture of a kept format"),
+    ],
+)
+def test_what_is_no_picture_is_named(content, reason):
+    with pytest.raises(UnreadablePicture, match=reason):
+        pictures.decode(content)
+
+
+@pytest.mark.parametrize("size", [(50_000, 50_000), (8_000, 8_000), (0, 10)])
+def test_a_picture_of_too_many_pixels_is_refused_by_its_header(size):
+    with pytest.raises(UnreadablePicture, match="pixels allowed|damaged|not a picture"):
+        pictures.decode(png_header(*size))
+
+
+def test_the_pixel_limit_is_exact():
+    data = encoded(Image.fromarray(GRADIENT))
+    assert pictures.decode(data, max_pixels=16 * 24).size == (24, 16)
+    with pytest.raises(UnreadablePicture, match="24 x 16"):
+        pictures.decode(data, max_pixels=16 * 24 - 1)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_no_part_of_a_picture_passes_for_another_picture(format):
+    noise = np.random.default_rng(0).integers(0, 256, (16, 24), np.uint8)
+    data = encoded(Image.fromarray(noise), format)
+    whole = np.asarray(pictures.decode(data))
+    refused = 0
+    for length in range(len(data)):
+        try:
+            part = np.asarray(pictures.decode(data[:length]))
+        except UnreadablePicture:
+            refused += 1
+        else:
+            assert np.array_equal(part, whole), f"the first {length} of {len(data)} bytes"
+    assert refused > 0.9 * len(data)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_bytes_give_a_picture_or_a_reason_and_nothing_else(data):
+    format = data.draw(st.sampled_from(pictures.FORMATS))
+    content = bytearray(encoded(Image.fromarray(GRADIENT), format))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        image = pictures.decode(bytes(content), max_pixels=10_000)
+    except UnreadablePicture as error:
+        assert str(error).startswith(("is ", "has "))
+    else:
+        assert image.mode in ("L", "RGB")
+
+
+def test_pillow_is_not_told_to_accept_half_pictures():
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_fit_leaves_a_picture_of_the_right_size_alone():
+    assert np.array_equal(pictures.fit(Image.fromarray(GRADIENT), (16, 24), 1)[..., 0], GRADIENT)
+
+
+def test_fit_keeps_proportions_and_cuts_both_ends_evenly():
+    bars = np.repeat([0, 100, 100, 200], 10).astype(np.uint8)  # 40 wide, 20 high
+    image = Image.fromarray(np.tile(bars, (20, 1)))
+    assert np.unique(pictures.fit(image, (20, 20), 1)).tolist() == [100]
+
+
+def test_fit_antialiases():
+    stripes = Image.fromarray(np.tile(np.array([0, 255] * 50, np.uint8), (100, 1)))
+    inner = pictures.fit(stripes, (10, 10), 1)[:, 1:-1]
+    assert np.abs(inner.astype(int) - 128).max() < 10
+
+
+def test_a_jpeg_decoded_small_looks_like_the_large_one():
+    random = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    data = encoded(Image.fromarray(random).resize((640, 640)), "JPEG", quality=95)
+    small = pictures.fit(pictures.upright(pictures.header(data), at_least=(32, 32)), (32, 32), 3)
+    large = pictures.fit(pictures.decode(data), (32, 32), 3)
+    assert np.abs(small.astype(int) - large).mean() < 3

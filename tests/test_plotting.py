@@ -1,0 +1,157 @@
+"""Facts about the figures: what is drawn, and what a reader without eyes gets."""
+
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+
+from helpers import artifacts, plotting
+
+
+@pytest.fixture(autouse=True)
+def _style():
+    with matplotlib.rc_context():
+        plotting.use_style()
+        yield
+    plt.close("all")
+
+
+@pytest.fixture
+def published(monkeypatch):
+    outputs = []
+    monkeypatch.setattr("IPython.display.display", lambda bundle, **options: outputs.append((bundle, options)))
+    return outputs
+
+
+def history(seeds=1):
+    rows = [
+        {"seed": seed, "epoch": epoch, "accuracy": 0.5 + epoch / 10 + seed / 100, "val_accuracy": 0.4 + epoch / 10}
+        for seed in range(seeds)
+        for epoch in (1, 2, 3)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_show_publishes_one_png_with_alternative_text_and_closes(published):
+    plotting.show(plt.subplots(2)[1], alt="Two empty axes.")
+    [(bundle, options)] = published
+    assert bundle["image/png"].startswith(b"\x89PNG")
+    assert bundle["text/plain"] == "Figure: Two empty axes."
+    assert options["metadata"]["image/png"]["alt"] == "Two empty axes."
+    assert plt.get_fignums() == []
+
+
+def test_equal_figures_are_equal_bytes(published):
+    for _ in range(2):
+        plotting.show(plotting.bars(["a"], [1.0], label="x"), alt="One bar.")
+    assert published[0][0]["image/png"] == published[1][0]["image/png"]
+
+
+def test_figure_without_alternative_text_is_refused():
+    with pytest.raises(ValueError, match="needs its alternative text"):
+        plotting.show(plt.figure(), alt=" ")
+
+
+def test_training_is_solid_validation_dashed_in_one_colour():
+    ax = plotting.learning_curves(history())
+    assert [line.get_linestyle() for line in ax.lines] == ["-", "--"]
+    assert ax.lines[0].get_color() == ax.lines[1].get_color() == plotting.COLOURS[0]
+    assert [line.get_label() for line in ax.lines] == ["training", "validation"]
+    assert not ax.collections, "one seed has no band"
+
+
+def test_seeds_are_a_band_from_lowest_to_highest_around_the_mean():
+    ax = plotting.learning_curves(history(seeds=3))
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.61, 0.71, 0.81])
+    heights = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (pytest.approx(0.6), pytest.approx(0.82))
+
+
+def test_each_variant_has_its_colour():
+    runs = pd.concat([history().assign(scaling=name) for name in ("raw", "z-score")])
+    ax = plotting.learning_curves(runs, by="scaling", training=False)
+    assert [line.get_label() for line in ax.lines] == ["raw", "z-score"]
+    assert len({line.get_color() for line in ax.lines}) == 2
+
+
+def test_grid_takes_grey_and_colour_of_any_size_and_leaves_the_rest_empty():
+    images = [np.zeros((5, 4), np.uint8), np.zeros((28, 28, 1), np.uint8), np.zeros((9, 7, 3), np.uint8)]
+    axes = plotting.image_grid(images, ["a", "b", "c"], columns=2, row_titles=["first", "second"])
+    assert axes.shape == (2, 2)
+    assert [len(ax.images) for ax in axes.flat] == [1, 1, 1, 0]
+    assert axes[1, 0].get_ylabel() == "second"
+
+
+def test_grid_scales_whole_numbers_to_255_and_floats_to_1_and_limits_to_what_they_say():
+    whole, fraction = np.full((2, 2), 100, np.uint8), np.full((2, 2), 0.5)
+    assert plotting.image_grid([whole])[0, 0].images[0].get_clim() == (0, 255)
+    assert plotting.image_grid([fraction])[0, 0].images[0].get_clim() == (0, 1)
+    assert plotting.image_grid([fraction], limits=(-3, 3))[0, 0].images[0].get_clim() == (-3, 3)
+    colour = plotting.image_grid([np.full((2, 2, 3), 255, np.uint8)])[0, 0].images[0].get_array()
+    assert colour.max() == 1
+
+
+def test_grid_of_nothing_is_an_empty_figure(published):
+    plotting.show(plotting.image_grid([]), alt="No picture.")
+    assert published
+
+
+@pytest.mark.parametrize("name", ["$", "a\nb", "x\0y", "$x_{", "n" * 500])
+def test_any_class_name_can_be_drawn(name, published):
+    plotting.show(plotting.confusion_matrix(np.eye(2, dtype=int), [name, "b"]), alt="A matrix.")
+    plotting.show(plotting.image_grid([np.zeros((2, 2))], [name]), alt="A picture.")
+    assert len(published) == 2
+
+
+def test_confusion_matrix_writes_counts_for_few_classes_only():
+    assert len(plotting.confusion_matrix(np.eye(3, dtype=int), list("abc")).texts) == 3
+    assert len(plotting.confusion_matrix(np.eye(30, dtype=int), [str(i) for i in range(30)]).texts) == 0
+
+
+def test_intervals_run_from_top_to_bottom_with_the_baseline_in_grey():
+    ax = plotting.intervals(["a", "b"], [0.5, 0.9], [0.4, 0.8], [0.6, 1.0], baseline=0.1)
+    assert ax.get_ylim() == (1.5, -0.5)
+    assert ax.lines[-1].get_color() == plotting.BASELINE
+    assert [segment[:, 0].tolist() for segment in ax.collections[0].get_segments()] == [[0.4, 0.6], [0.8, 1.0]]
+
+
+def test_bars_write_their_values_and_grey_the_baseline():
+    ax = plotting.bars(["default", "ours"], [5400, 0.1234], label="pictures a second", baselines=["default"])
+    assert [text.get_text() for text in ax.texts] == ["5,400", "0.123"]
+    assert matplotlib.colors.to_hex(ax.patches[0].get_facecolor()) == plotting.BASELINE
+
+
+def test_dots_show_every_run_and_the_mean():
+    ax = plotting.dots(pd.DataFrame({"net": ["a", "a", "b"], "score": [1.0, 2.0, 4.0]}), value="score", by="net")
+    assert [line.get_xdata().tolist() for line in ax.lines] == [[1, 2], [4]]
+    assert [segments.get_segments()[0][0, 0] for segments in ax.collections] == [1.5, 4]
+
+
+def test_class_balance_stacks_the_splits():
+    ax = plotting.class_balance({"train": np.array([6, 4]), "test": np.array([3, 2])}, ["a", "b"])
+    assert [(bar.get_x(), bar.get_width()) for bar in ax.patches] == [(0, 6), (0, 4), (6, 3), (4, 2)]
+
+
+def test_histograms_share_their_bins_and_have_area_one():
+    ax = plotting.histograms({"raw": np.arange(100), "shifted": np.arange(50, 250)}, bins=10)
+    (first, edges, _), (second, others, _) = (patch.get_data() for patch in ax.patches)
+    np.testing.assert_array_equal(edges, others)
+    for drawn in (first, second):
+        assert np.sum(drawn * np.diff(edges)) == pytest.approx(1)
+
+
+def test_reliability_leaves_empty_bins_out():
+    ax = plotting.reliability(np.array([0.3, np.nan, 0.9]), np.array([0.2, np.nan, 0.8]), np.array([2, 0, 8]))
+    assert ax.lines[1].get_xdata().tolist() == [0.3, 0.9]
+
+
+def test_figures_need_neither_keras_nor_tensorflow():
+    code = (
+        "import sys, helpers.plotting, helpers.evaluation, helpers.data; "
+        "sys.exit(bool({'keras', 'tensorflow'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=artifacts.root()).returncode == 0
