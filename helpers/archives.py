@@ -65,11 +65,11 @@ class ArchiveSource:
             total += member.size
             if total > allowed:
                 raise SourceError(
-                    f"{self._title} expands to more than {allowed / 2**20:,.0f} MB, {self._limits.ratio} times its own "
-                    "size and more: it looks like a decompression bomb. If it is not, unpack it and name the folder."
+                    f"{self._title} expands to more than {self._limits.ratio} times its own size: it looks like a "
+                    "decompression bomb. If it is not, unpack it and name the folder."
                 )
             path = PurePosixPath(member.name)
-            if path.is_absolute() or ".." in path.parts or "\\" in member.name or ":" in path.parts[0]:
+            if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in member.name or ":" in path.parts[0]:
                 self._drop(member, "unsafe name", "leads out of the archive; not read")
             elif is_litter(path.parts):
                 continue

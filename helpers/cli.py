@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="execute notebooks headless into outputs/")
     _add_numbers(run)
-    run.add_argument("--source", metavar="S", help="pictures: folder, archive, URL, database, CSV; the same as -p SOURCE S")
+    run.add_argument(
+        "--source", metavar="S", help="pictures: folder, archive, URL, database, CSV; the same as -p SOURCE S"
+    )
     run.add_argument("--profile", metavar="P", help="quick, full, or a YAML file of parameters")
     run.add_argument(
         "-p",
@@ -61,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
         help="set a parameter in each notebook that has it; may be repeated",
     )
     _add_output(run)
-    run.add_argument("--kernel", metavar="NAME", default="workbook", help="Jupyter kernel to run in (default: workbook)")
+    run.add_argument(
+        "--kernel", metavar="NAME", default="workbook", help="Jupyter kernel to run in (default: workbook)"
+    )
     run.set_defaults(command=_run)
 
     refresh = commands.add_parser(

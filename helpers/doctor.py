@@ -36,7 +36,11 @@ def examine() -> int:
         print(f"{'✘' if finding.mend else '✔'} {finding.subject:<8}  {finding.found}", flush=True)
         if finding.mend:
             amiss.append(finding.mend)
-    print("To mend it: " + "; then ".join(dict.fromkeys(amiss)) + "." if amiss else "All is well: `make run` runs the notebooks.")
+    print(
+        "To mend it: " + "; then ".join(dict.fromkeys(amiss)) + "."
+        if amiss
+        else "All is well: `make run` runs the notebooks."
+    )
     return 1 if amiss else 0
 
 
@@ -59,7 +63,9 @@ def _packages() -> Finding:
         return Finding("packages", shown, "run `make setup`")
     if other:
         first = other[0]
-        differing = f"{len(other)} differ from requirements.lock, first {first} {_version(first)} (locked: {wanted[first]})"
+        differing = (
+            f"{len(other)} differ from requirements.lock, first {first} {_version(first)} (locked: {wanted[first]})"
+        )
         return Finding("packages", f"{shown}; {differing}", "run `make setup`")
     return Finding("packages", shown)
 
@@ -69,7 +75,9 @@ def locked_versions() -> dict[str, str]:
     path = artifacts.root() / "requirements.lock"
     if not path.exists():
         return {}
-    return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)(?=\s*\\?$)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    return dict(
+        re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)(?=\s*\\?$)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    )
 
 
 def _kernel() -> Finding:

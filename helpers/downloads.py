@@ -11,7 +11,7 @@ import tenacity
 import urllib3
 
 from helpers import artifacts
-from helpers.records import DEFAULT_LIMITS, Limits, SourceError
+from helpers.records import DEFAULT_LIMITS, Limits, SourceError, public
 
 
 def download(
@@ -39,7 +39,7 @@ def download(
     Raises:
         SourceError: If the server says no, goes on failing, or sends another content than `sha256`.
     """
-    shown = public_address(url)
+    shown = public(url)
     folder = artifacts.outputs() / "cache" if folder is None else Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^\w.-]", "_", PurePosixPath(urlsplit(url).path).name)[-80:] or "download"
@@ -62,18 +62,6 @@ def download(
     return target
 
 
-def public_address(url: str) -> str:
-    """Returns an http address without user, password and query, which may hold secrets.
-
-    Example:
-
-    >>> public_address("https://me:secret@example.org/pets.zip?token=1")
-    'https://example.org/pets.zip'
-    """
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-
-
 class _Interrupted(Exception):
     """The server stopped early or is busy; worth another attempt."""
 
@@ -92,7 +80,7 @@ def _fetch(url: str, target: Path, largest: int) -> None:
             raise _Interrupted(f"the server answered {response.status_code} {response.reason}")
         if response.status_code not in (200, 206):
             raise SourceError(
-                f"{public_address(url)} answered {response.status_code} {response.reason}: check the address."
+                f"{public(url)} answered {response.status_code} {response.reason}: check the address."
             )
         resumed = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         version = response.headers.get("ETag", "") or response.headers.get("Last-Modified", "")
@@ -107,7 +95,7 @@ def _fetch(url: str, target: Path, largest: int) -> None:
                 while chunk := response.raw.read1(1 << 16):
                     written += len(chunk)
                     if max(written, expected) > largest:
-                        raise SourceError(f"{public_address(url)} is larger than the {largest / 1e9:.3g} GB allowed.")
+                        raise SourceError(f"{public(url)} is larger than the {largest / 1e9:.3g} GB allowed.")
                     file.write(chunk)
         except urllib3.exceptions.HTTPError as error:
             raise _Interrupted(f"the connection broke after {written:,} of {expected:,} bytes") from error

@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import IO
 
 import psutil
@@ -71,6 +73,7 @@ class Watch:
         finally:
             done.set()
             thread.join()
+            self.peak_bytes = max(self.peak_bytes, high_water_bytes(pid))  # what was between two looks
 
 
 def tree_bytes(pid: int) -> int:
@@ -85,6 +88,16 @@ def tree_bytes(pid: int) -> int:
         with contextlib.suppress(psutil.Error):
             total += member.memory_info().rss
     return total
+
+
+def high_water_bytes(pid: int) -> int:
+    """Returns the most resident memory that a process alone has had, 0 where the system does not tell."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0
+    found = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
+    return 1024 * int(found[1]) if found else 0
 
 
 class Engine(NBClientEngine):

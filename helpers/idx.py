@@ -40,14 +40,22 @@ class IdxSource:
             labels = np.concatenate([*self._arrays(self._labels_of(path), 1)])
             if self.classes and labels.max(initial=0) >= len(self.classes):
                 raise SourceError(f"{part} has the label {labels.max()}, but classes.json names {len(self.classes)}.")
-            count = 0
-            for chunk in self._arrays(path, 3):
-                for picture in chunk[: len(labels) - count]:
-                    label = self.classes[labels[count]] if self.classes else str(labels[count])
-                    yield Record(f"{part}/{count:05d}", picture, label, split)
-                    count += 1
-            if len(chunk) and count != len(labels):
-                raise SourceError(f"{path.name} and its labels differ in number: they do not belong together.")
+            yield from self._records(part, split, labels, self._arrays(path, 3))
+
+    def _records(
+        self, part: str, split: str | None, labels: np.ndarray, chunks: Iterator[np.ndarray]
+    ) -> Iterator[Record]:
+        count = 0
+        for chunk in chunks:
+            if count + len(chunk) > len(labels):
+                count += len(chunk)
+                break
+            for picture in chunk:
+                label = self.classes[labels[count]] if self.classes else str(labels[count])
+                yield Record(f"{part}/{count:05d}", picture, label, split)
+                count += 1
+        if count != len(labels):
+            raise SourceError(f"The pictures and labels of {part} differ in number: they do not belong together.")
 
     def _labels_of(self, images: Path) -> Path:
         name = images.name.replace("-images-idx3-", "-labels-idx1-").removesuffix(".gz")

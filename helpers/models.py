@@ -5,6 +5,8 @@ and coloured pictures of any size. What prepares the pixels is the model's first
 the model needs nothing else to use it.
 """
 
+import math
+
 import keras
 
 from helpers import devices
@@ -60,6 +62,61 @@ def classic_cnn(
     return keras.Model(inputs, _logits(x, classes), name="classic_cnn")
 
 
+def better_cnn(
+    input_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    width: int = 32,
+    blocks: int = 0,
+    dropout: float = 0.0,
+) -> keras.Model:
+    """Builds a residual network with batch normalization that grows from quick to deep.
+
+    Stages of twice the filters on half the side, until a side has 8 pixels or fewer. Each
+    convolution is pooled first, then normalized, then rectified: the cheap order on a CPU. With
+    `blocks=0` it is three convolutions, which two cores train in minutes; with `width=64,
+    blocks=2` a wide residual network for a GPU. The classes are read from the flattened map,
+    because where a sleeve is tells as much as that there is one.
+
+    Args:
+        input_shape: Height, width and channels of a picture.
+        classes: Number of classes.
+        width: Filters of the first stage; the second has twice, all others four times as many.
+        blocks: Residual blocks (two convolutions each) in every stage.
+        dropout: Share of the filters that are left out in front of the classes.
+
+    Reference:
+        He et al., 2016, https://arxiv.org/abs/1603.05027 and
+        Zagoruyko and Komodakis, 2016, https://arxiv.org/abs/1605.07146
+    """
+    inputs, x = _pixels(input_shape)
+    poolings = max(2, math.ceil(math.log2(max(x.shape[1:3]) / 8)))
+    for stage in range(poolings + 1):
+        # Without blocks the later stages give up their edge: a third fewer products, and nothing lost.
+        padding = "same" if blocks or stage == 0 else _padding(x)
+        x = _convolution(x, width * 2 ** min(stage, 2), padding=padding)
+        for _ in range(blocks):
+            x = _residual_block(x)
+        if stage < poolings:
+            x = _pool(x)
+        x = _normalized(x)
+    if dropout:
+        x = keras.layers.SpatialDropout2D(dropout)(x)  # one draw a map: drawing for each pixel costs a tenth of it all
+    x = keras.layers.Flatten()(x)
+    return keras.Model(inputs, _logits(x, classes), name="better_cnn")
+
+
+def mirror_averaged(model: keras.Model) -> keras.Model:
+    """Wraps a model so that it looks at each picture and at its mirror image, and averages the logits.
+
+    It costs a second look at each picture and no training; use it where the classes do not change
+    in a mirror.
+    """
+    inputs = keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype, name="pictures")
+    outputs = keras.layers.Average(dtype="float32")([model(inputs), model(keras.ops.flip(inputs, axis=2))])
+    return keras.Model(inputs, outputs, name=f"{model.name}_mirrored")
+
+
 def _pixels(input_shape: tuple[int, int, int]) -> tuple[keras.KerasTensor, keras.KerasTensor]:
     """Returns the input of raw pixels, and the same scaled to -1 to 1."""
     if len(input_shape) != 3 or input_shape[2] not in (1, 3) or min(input_shape) < 1:
@@ -83,9 +140,21 @@ def _padding(x: keras.KerasTensor) -> str:
 
 
 def _pool(x: keras.KerasTensor) -> keras.KerasTensor:
-    return keras.layers.MaxPooling2D()(x) if min(x.shape[1:3]) >= 2 else x
+    return keras.layers.MaxPooling2D(padding="same")(x) if min(x.shape[1:3]) >= 2 else x
+
+
+def _convolution(x: keras.KerasTensor, filters: int, *, padding: str = "same") -> keras.KerasTensor:
+    # Without bias: the normalization that follows brings its own.
+    return keras.layers.Conv2D(filters, 3, padding=padding, use_bias=False, kernel_initializer="he_normal")(x)
 
 
 def _normalized(x: keras.KerasTensor) -> keras.KerasTensor:
-    """Returns `x` after batch normalization, whose averages follow quickly enough for short training."""
-    return keras.layers.BatchNormalization(momentum=0.9, synchronized=devices.replicas() > 1)(x)
+    """Returns `x` normalized over the batch (all replicas of it) and rectified."""
+    x = keras.layers.BatchNormalization(momentum=0.9, synchronized=devices.replicas() > 1)(x)
+    return keras.layers.ReLU()(x)
+
+
+def _residual_block(x: keras.KerasTensor) -> keras.KerasTensor:
+    filters = x.shape[-1]
+    change = _convolution(_normalized(_convolution(_normalized(x), filters)), filters)
+    return keras.layers.Add()([x, change])

@@ -63,7 +63,9 @@ def read(path: Path) -> Notebook:
     title = next((line.lstrip("# ").strip() for line in intro.splitlines() if line.startswith("# ")), path.stem)
     needs = re.search(r"\*\*Needs\*\*(.*?)(\*\*|$)", intro, re.DOTALL)
     numbers = re.findall(r"(?<!\d)\d\d(?!\d)", needs[1]) if needs else []
-    earlier = sorted({number for number in numbers if number < path.stem[:2] and any(path.parent.glob(f"{number}_*.ipynb"))})
+    earlier = sorted(
+        {number for number in numbers if number < path.stem[:2] and any(path.parent.glob(f"{number}_*.ipynb"))}
+    )
     return Notebook(path, title, tuple(earlier), _defaults(path, content), _rules(content))
 
 
@@ -180,7 +182,7 @@ def _rules(content: "nbformat.NotebookNode") -> dict | None:  # noqa: F821
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "parameters.check":
                 try:  # the notebook's own code, which is about to be run; names other than the types' are not
                     return {
-                        word.arg: eval(ast.unparse(word.value), {"__builtins__": {}}, _TYPES)  # noqa: S307
+                        word.arg: eval(ast.unparse(word.value), {"__builtins__": {}}, _TYPES)
                         for word in node.keywords
                         if word.arg
                     }
@@ -241,7 +243,9 @@ def _outputs(cell: "nbformat.NotebookNode", count: int | None) -> list:  # noqa:
 
 def _refuse_host_paths(cell_id: str, outputs: list) -> None:
     texts = [output.text for output in outputs if output.output_type == "stream"]
-    texts += [str(value) for o in outputs if o.output_type != "stream" for kind, value in o.data.items() if "text" in kind]
+    texts += [
+        str(value) for o in outputs if o.output_type != "stream" for kind, value in o.data.items() if "text" in kind
+    ]
     places = [str(artifacts.root()), str(artifacts.outputs()), str(Path.home())]
     for place in (place for place in places if len(place) > 1):
         if any(re.search(re.escape(place) + r"(/|\b)", text) for text in texts):

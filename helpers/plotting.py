@@ -156,6 +156,36 @@ def learning_curves(
     return ax
 
 
+def bands(
+    runs: "pandas.DataFrame",  # noqa: F821
+    *,
+    x: str,
+    y: str,
+    by: str,
+    log: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws the mean of several seeds over a setting, one line a variant, with a band from lowest to highest.
+
+    Args:
+        runs: One row a run.
+        x: Column with the setting, such as the learning rate.
+        y: Column with the result.
+        by: Column that names the variant.
+        log: Whether the setting is on a logarithmic axis.
+        ax: Where to draw; a new figure if not given.
+    """
+    ax = _axes(ax)
+    for index, (variant, rows) in enumerate(runs.groupby(by, sort=False)):
+        over_seeds = rows.groupby(x)[y].agg(["mean", "min", "max"])
+        colour = COLOURS[index % len(COLOURS)]
+        ax.plot(over_seeds.index, over_seeds["mean"], "o-", color=colour, ms=4, label=_text(variant))
+        ax.fill_between(over_seeds.index, over_seeds["min"], over_seeds["max"], color=colour, alpha=0.18, lw=0)
+    ax.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "), xscale="log" if log else "linear")
+    _legend(ax)
+    return ax
+
+
 def intervals(
     names: Sequence[str],
     values: Sequence[float],

@@ -5,6 +5,8 @@ import shutil
 import threading
 from typing import TextIO
 
+from helpers.outcomes import RAN, Outcome
+
 
 def duration(seconds: float) -> str:
     """Returns a time for eyes.
@@ -74,9 +76,9 @@ class Progress:
         """Brings the live line up to date."""
         self._show(seconds, peak_bytes)
 
-    def end(self, outcome: "helpers.runner.Outcome") -> None:  # noqa: F821
+    def end(self, outcome: Outcome) -> None:
         """Leaves one lasting line on how the notebook went."""
-        if outcome.status == "ran":
+        if outcome.status == RAN:
             text = (
                 f"{outcome.cells} cells, {duration(outcome.seconds)}, {size(outcome.peak_bytes)}, "
                 f"{outcome.held} of {outcome.claimed} claims held"
@@ -89,7 +91,9 @@ class Progress:
     def _show(self, seconds: float, peak_bytes: int) -> None:
         if not self._live or not self._stem:
             return
-        text = f"{self._stem}  cell {self._at}/{self._count} · {duration(seconds)} · {size(peak_bytes)} · {self._section}"
+        text = (
+            f"{self._stem}  cell {self._at}/{self._count} · {duration(seconds)} · {size(peak_bytes)} · {self._section}"
+        )
         width = shutil.get_terminal_size().columns - 1
         self._write(f"{self._clear()}{text[:width]}")
 

@@ -1,5 +1,6 @@
 """What every source hands out, and the two ways in which it says no: a finding or a sentence."""
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -152,6 +153,21 @@ def clean_split(split: object) -> str | None:
     if name and name not in _SPLITS:
         raise SourceError(f"The split is called {name[:40]!r}: it must be one of {', '.join(_SPLITS)}, or empty.")
     return _SPLITS.get(name)
+
+
+def public(source: str) -> str:
+    """Returns an address without user, password and query, which may hold secrets; other names as they are.
+
+    Example:
+
+    >>> public("https://me:secret@example.org/pets.zip?token=1")
+    'https://example.org/pets.zip'
+    """
+    if "://" not in source:
+        return source
+    scheme, _, rest = source.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{re.split('[?#]', path)[0]}"
 
 
 def printable(name: str) -> str:

@@ -19,6 +19,7 @@ DIRT = (
     "unreadable", "missing label", "exact duplicate", "near-duplicate", "two labels", "two splits",
     "wrong size", "wrong mode", "blank", "saturated",
 )  # fmt: skip
+COPIES = ("exact duplicate", "near-duplicate", "two labels", "two splits")
 _SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="28" height="28"><rect width="28" height="28"/></svg>'
 
 
@@ -67,8 +68,8 @@ def _spoilt(kind: str, number: int, clean: pd.Series, pixels: np.ndarray, classe
         row["label"] = None
         row["picture"] = encode(pixels[::-1].copy())  # upside down: no duplicate of the clean one
     elif kind == "near-duplicate":
-        dimmed = (pixels * 0.97).astype(np.uint8)
-        row["picture"] = encode(dimmed) if number % 2 else encode(pixels, "JPEG", quality=92)
+        dimmed = (pixels * (0.95 - 0.02 * (number % 20))).astype(np.uint8)
+        row["picture"] = encode(dimmed) if number % 2 else encode(pixels, "JPEG", quality=95 - 2 * (number % 20))
     elif kind == "two labels":
         row["label"] = next(name for name in classes if name != clean["label"])
     elif kind == "two splits":
@@ -82,8 +83,8 @@ def _spoilt(kind: str, number: int, clean: pd.Series, pixels: np.ndarray, classe
     elif kind == "blank":
         row["picture"] = encode(np.full_like(pixels, number * 255 // 40))
     elif kind == "saturated":
-        burnt = pixels[::-1].astype(np.int64) * 2 + 230
-        row["picture"] = encode(burnt.clip(0, 255).astype(np.uint8))
+        left = pixels[::-1] > np.quantile(pixels, 0.88)  # all but an eighth is burnt out
+        row["picture"] = encode(np.where(left, 200, 255).astype(np.uint8))
     return row
 
 
@@ -179,3 +180,31 @@ def serve(folder: Path, *, break_after: int | None = None) -> Iterator[Served]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def score(table: pd.DataFrame, findings: pd.DataFrame) -> pd.DataFrame:
+    """Measures each check against the known dirt.
+
+    A finding counts as right if it names the piece of dirt or, where the dirt is a copy, the picture
+    that it is a copy of: of two equal pictures either is the duplicate.
+
+    Args:
+        table: What `soil` returned.
+        findings: What `cleaning.inspect` found in it; names may have folders before them.
+
+    Returns:
+        DataFrame with one row a kind of dirt: `kind`, `pieces`, `recall` (share of the pieces that are
+        found), `precision` (share of the findings of that kind that are right).
+    """
+    origin = dict(zip(table["name"], table["source"], strict=True))
+    found = findings.assign(source=findings["name"].str.rpartition("/")[2].map(origin))
+    rows = []
+    for kind in DIRT:
+        # Equal pictures in two splits or under two labels are exact duplicates as well.
+        also = {"exact duplicate": ("two labels", "two splits"), "near-duplicate": COPIES}.get(kind, ())
+        pieces = set(table.loc[table["dirt"] == kind, "source"])
+        right = set(table.loc[table["dirt"].isin([kind, *also]), "source"])
+        named = found.loc[found["kind"] == kind, "source"]
+        recall = len(pieces & set(named)) / len(pieces)
+        rows.append((kind, len(pieces), recall, named.isin(right).mean() if len(named) else 1.0))
+    return pd.DataFrame(rows, columns=["kind", "pieces", "recall", "precision"])

@@ -4,7 +4,8 @@ import html
 import re
 from pathlib import Path
 
-from helpers import artifacts, claims
+from helpers import artifacts, claims, outcomes
+from helpers.outcomes import RAN, SKIPPED, Outcome
 from helpers.progress import duration, size
 
 # Nothing is fetched and nothing runs: a page can be mailed, and opened on a machine without a network.
@@ -34,7 +35,8 @@ img { max-width: 100%; height: auto; }
 .output_png img, .output_jpeg img { background: #fff; border-radius: 6px; padding: 4px; }
 table { border: 0; border-collapse: collapse; font-size: 0.9rem; margin: 0.6rem 0; display: block; overflow-x: auto; }
 tr { text-align: left !important; }
-th, td { border: 0; border-bottom: 1px solid var(--line); padding: 0.3rem 0.7rem; text-align: left; vertical-align: top; }
+th, td { border: 0; border-bottom: 1px solid var(--line); padding: 0.3rem 0.7rem; text-align: left;
+  vertical-align: top; }
 td.figure, th.figure { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 math[display="block"] { margin: 0.8rem 0; overflow-x: auto; }
 .good { color: var(--good); } .bad { color: var(--bad); }
@@ -48,13 +50,15 @@ def page(content: "nbformat.NotebookNode", title: str) -> str:  # noqa: F821
     # Links between notebooks become links between their pages.
     body = re.sub(r'href="(?:\./)?(\d\d_\w+)\.ipynb(#[^"]*)?"', r'href="../\1/\1.html\2"', body)
     body = re.sub(r"<style scoped>.*?</style>", "", body, flags=re.DOTALL)  # pandas', for its tables
-    return _document(title, f'<nav><a href="../index.html">All notebooks</a></nav>\n<main>\n{body}\n</main>', _highlight_style())
+    return _document(
+        title, f'<nav><a href="../index.html">All notebooks</a></nav>\n<main>\n{body}\n</main>', _highlight_style()
+    )
 
 
-def index(outcomes: list["helpers.runner.Outcome"]) -> str:  # noqa: F821
+def index(went: list[Outcome]) -> str:
     """Returns the page that lists the notebooks of a folder and every claim with its figure."""
-    rows = "".join(_row(outcome) for outcome in outcomes)
-    tables = "".join(_claims(outcome.stem, outcome.title) for outcome in outcomes if outcome.status != "skipped")
+    rows = "".join(_row(outcome) for outcome in went)
+    tables = "".join(_claims(outcome.stem, outcome.title) for outcome in went if outcome.status != SKIPPED)
     return _document(
         "Workbook",
         '<h1>Workbook</h1>\n<table><thead><tr><th>notebook</th><th>went</th><th class="figure">time</th>'
@@ -63,11 +67,11 @@ def index(outcomes: list["helpers.runner.Outcome"]) -> str:  # noqa: F821
     )
 
 
-def write_index(outcomes: list["helpers.runner.Outcome"]) -> Path:  # noqa: F821
+def write_index(went: list[Outcome]) -> Path:
     """Writes `index.html` into `artifacts.outputs()` and returns its path."""
     path = artifacts.outputs() / "index.html"
     with artifacts.writing(path) as partial:
-        partial.write_text(index(outcomes), encoding="utf-8")
+        partial.write_text(index(went), encoding="utf-8")
     return path
 
 
@@ -78,19 +82,18 @@ def render_all() -> Path:
     """
     import nbformat
 
-    from helpers import notebooks, runner
+    from helpers import lock, notebooks
 
-    known = {outcome.stem: outcome for outcome in runner.records()}
-    outcomes = []
-    with runner.locked(artifacts.outputs()):
+    went = []
+    with lock.held(artifacts.outputs()):
         for notebook in notebooks.find().values():
             folder = artifacts.outputs() / notebook.stem
             executed = folder / f"{notebook.stem}.ipynb"
             content = nbformat.read(executed if executed.exists() else notebook.path, as_version=4)
             with artifacts.writing(folder / f"{notebook.stem}.html") as partial:
                 partial.write_text(page(content, notebook.title), encoding="utf-8")
-            outcomes.append(known.get(notebook.stem) or runner.Outcome(notebook.stem, notebook.title, runner.RAN))
-        return write_index(outcomes)
+            went.append(outcomes.read(notebook.stem) or Outcome(notebook.stem, notebook.title, RAN))
+        return write_index(went)
 
 
 def mathml(formula: str, *, block: bool) -> str:
@@ -155,18 +158,19 @@ def _highlight_style() -> str:
     return f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
 
 
-def _row(outcome: "helpers.runner.Outcome") -> str:  # noqa: F821
+def _row(outcome: Outcome) -> str:
     name = html.escape(outcome.title)
     if (artifacts.outputs() / outcome.stem / f"{outcome.stem}.html").exists():
         name = f'<a href="{outcome.stem}/{outcome.stem}.html">{name}</a>'
-    good = outcome.status == "ran" and outcome.held == outcome.claimed
+    good = outcome.status == RAN and outcome.held == outcome.claimed
     went = outcome.status + (f": {outcome.error}" if outcome.error else "")
     claimed = f"{outcome.held} of {outcome.claimed}" if outcome.claimed else "–"
     measured = outcome.seconds > 0
     return (
         f'<tr><td>{name}</td><td class="{"good" if good else "bad"}">{html.escape(went)}</td>'
         f'<td class="figure">{duration(outcome.seconds) if measured else "–"}</td>'
-        f'<td class="figure">{size(outcome.peak_bytes) if measured else "–"}</td><td class="figure">{claimed}</td></tr>\n'
+        f'<td class="figure">{size(outcome.peak_bytes) if measured else "–"}</td>'
+        f'<td class="figure">{claimed}</td></tr>\n'
     )
 
 
@@ -182,5 +186,6 @@ def _claims(stem: str, title: str) -> str:
     )
     return (
         f"<h2>{html.escape(title)}</h2>\n<table><thead><tr><th></th><th>claim</th>"
-        f'<th class="figure">measured</th><th class="figure">expected</th></tr></thead>\n<tbody>\n{rows}</tbody></table>\n'
+        f'<th class="figure">measured</th><th class="figure">expected</th></tr></thead>\n'
+        f"<tbody>\n{rows}</tbody></table>\n"
     )

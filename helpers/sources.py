@@ -14,7 +14,7 @@ import pandas as pd
 
 from helpers import artifacts, folders, idx, pictures
 from helpers.pictures import UnreadablePicture, decode
-from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError, printable
+from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError, printable, public
 
 __all__ = ["Collection", "Source", "SourceError", "UnreadablePicture", "collect", "decode", "open_source", "survey"]
 
@@ -69,7 +69,11 @@ def open_source(source: str = "", *, query: str = "", sha256: str = "", limits: 
         from helpers import archives, downloads
 
         path = downloads.download(source, sha256=sha256, limits=limits)
-        return archives.ArchiveSource(path, title=downloads.public_address(source), limits=limits)
+        try:
+            return archives.ArchiveSource(path, title=public(source), limits=limits)
+        except SourceError:
+            path.unlink()
+            raise
     if scheme:
         from helpers import databases
 
@@ -152,6 +156,7 @@ def collect(
                     file.write(result.pixels)
                     rows.append((record.name, record.label or "", record.split or "", *result[1:]))
         findings = pd.DataFrame([*opened.findings, *findings], columns=Finding._fields)
+        findings = findings.astype({"group": np.int64, "row": np.int64})
         if not rows:
             first = f" (the first of them {findings['detail'][0]})" if len(findings) else ""
             raise SourceError(f"No picture in {opened.describe()}: {len(findings)} entries could not be read{first}.")

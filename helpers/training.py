@@ -1,9 +1,11 @@
 """Training runs as data: histories, repeats over seeds, schedules, and the model that is left."""
 
+import json
 import math
 import platform
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,7 +37,7 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         row = {"epoch": epoch + 1, "seconds": time.perf_counter() - self._started, **(logs or {})}
-        row.setdefault("learning_rate", float(self.model.optimizer.learning_rate))
+        row.setdefault("learning_rate", float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)))
         self.rows.append(row)
         if self.verbose:
             metrics = ", ".join(f"{key} {value:.4f}" for key, value in row.items() if "loss" in key or "acc" in key)
@@ -145,9 +147,8 @@ def fit(
         data = {"x": preprocessing.batches(*train, batch_size=size, shuffle=True, seed=seed,
                                            augment=augment, drop_last=count > 1)}  # fmt: skip
     if validation is not None:
-        rows = _even(len(validation[0]), count, 500)
-        data |= {"validation_data": tuple(part[: rows.total] for part in validation)}
-        data |= {"validation_batch_size": rows.batch}
+        total, size = _even(len(validation[0]), count, 500)
+        data |= {"validation_data": tuple(part[:total] for part in validation), "validation_batch_size": size}
     model.fit(**data, epochs=epochs, callbacks=[progress, *callbacks], verbose=0)
     history = pd.DataFrame(progress.rows)
     if not np.isfinite(history["loss"].iloc[-1]):
@@ -156,3 +157,195 @@ def fit(
             "the training diverged. Lower the learning rate."
         )
     return history
+
+
+def repeat(run: Callable[[int], pd.DataFrame], seeds: Iterable[int]) -> pd.DataFrame:
+    """Calls `run(seed)` once for each seed and returns the histories under each other.
+
+    Args:
+        run: Builds, compiles and fits a new model, and returns its history. Before each call all
+            of Keras's random numbers start from the seed.
+        seeds: Seeds; one number says nothing about noise.
+
+    Returns:
+        The rows of all histories with a column `seed` in front.
+    """
+    histories = []
+    for seed in seeds:
+        keras.utils.set_random_seed(seed)
+        history = run(seed)
+        history.insert(0, "seed", seed)
+        histories.append(history)
+    if not histories:
+        raise ValueError("There is no seed to repeat the training for.")
+    return pd.concat(histories, ignore_index=True)
+
+
+def logits(model: keras.Model, images: np.ndarray, *, batch_size: int = 500) -> np.ndarray:
+    """Returns the model's outputs for all pictures as float32, on any number of replicas.
+
+    Args:
+        model: A model; it need not be compiled.
+        images: uint8 of shape (n, height, width, channels); a memory map is read batch by batch.
+        batch_size: Pictures at a time.
+
+    Returns:
+        float32 of shape (n, classes).
+    """
+    if len(images) == 0:
+        return np.empty((0, *model.output_shape[1:]), np.float32)
+    count = devices.replicas()
+    size = min(batch_size, len(images)) // count * count or count
+    missing = -len(images) % size if count > 1 else 0  # a replica without a picture crashes
+    if missing:
+        images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
+    outputs = model.predict(images, batch_size=size, verbose=0)
+    return outputs[: len(outputs) - missing].astype(np.float32)
+
+
+def model_card(
+    model: keras.Model,
+    *,
+    data_checksum: str,
+    classes: list[str],
+    parameters: dict,
+    seeds: Iterable[int],
+    metrics: dict[str, float],
+    history: pd.DataFrame | None = None,
+    **facts: object,
+) -> dict:
+    """Describes a trained model: what it takes and gives, and all that is needed to make it again.
+
+    Args:
+        model: The model.
+        data_checksum: `DataSet.checksum` of what it was trained on.
+        classes: Class names in the order of the outputs.
+        parameters: Values that the training used.
+        seeds: Every seed that was set.
+        metrics: Results by name, each with its split in the name, such as `"test_accuracy"`.
+        history: History of the training; its last row is recorded without the times.
+        facts: More entries, JSON values.
+
+    Raises:
+        ValueError: If there is not one output for each class.
+    """
+    if model.output_shape[-1] != len(classes):
+        raise ValueError(f"{model.name} has {model.output_shape[-1]} outputs for {len(classes)} classes: {classes}.")
+    card = {
+        "model": model.name,
+        "weights": model.count_params(),
+        "input": {"dtype": model.inputs[0].dtype, "shape": list(model.input_shape), "values": "0 to 255, unscaled"},
+        "output": {"shape": list(model.output_shape), "values": "logits, one for each class"},
+        "classes": list(classes),
+        "data_checksum": data_checksum,
+        "parameters": parameters,
+        "seeds": list(seeds),
+        "metrics": {name: float(value) for name, value in metrics.items()},
+        "versions": _versions(),
+        **facts,
+    }
+    if history is not None:
+        last = history.drop(columns=["seconds"], errors="ignore").iloc[-1]
+        card["last_epoch"] = {name: round(float(value), 6) for name, value in last.items()}
+    return card
+
+
+def save(model: keras.Model, path: str | Path, card: dict | None = None) -> Path:
+    """Writes a model as `.keras`, and its card beside it as `model_card.json`; each whole or not at all.
+
+    What is written is float32, needs no accelerator and no training state, whatever the model was
+    trained on: batch normalization is not synchronized any more, and there is no optimizer.
+
+    Args:
+        model: A functional model.
+        path: Ends in `.keras`.
+        card: What `model_card` returned; the SHA-256 of the model file is added.
+
+    Returns:
+        The path of the model.
+    """
+    path = Path(path)
+    if path.suffix != ".keras":
+        raise ValueError(f"A model is saved in a file that ends in .keras; received {path.name}.")
+    with artifacts.writing(path) as partial:
+        portable(model).save(partial)
+        _drop_times(partial)
+    if card is not None:
+        artifacts.write_json(path.with_name("model_card.json"), {**card, "sha256": artifacts.sha256(path)})
+    return path
+
+
+def _drop_times(path: Path) -> None:
+    """Rewrites a `.keras` archive without its dates, so that equal models are equal files."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    metadata = json.loads(members["metadata.json"])
+    members["metadata.json"] = json.dumps({**metadata, "date_saved": ""}, sort_keys=True).encode()
+    with zipfile.ZipFile(path, "w") as archive:  # stored, as Keras does: weights hardly shrink
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name), content)  # dated 1980, the first day of zip
+
+
+def portable(model: keras.Model) -> keras.Model:
+    """Returns an uncompiled copy of a functional model in float32, with the same weights."""
+    config = _without_machine(model.get_config())
+    copy = type(model).from_config(config)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _without_machine(config: object) -> object:
+    """Returns a layer's config, at any depth, without mixed precision and synchronization."""
+    if isinstance(config, list | tuple):
+        return type(config)(_without_machine(item) for item in config)
+    if not isinstance(config, dict):
+        return config
+    if config.get("class_name") == "DTypePolicy" and config["config"]["name"].startswith("mixed_"):
+        return {**config, "config": {"name": "float32"}}
+    config = {key: _without_machine(value) for key, value in config.items()}
+    return {**config, "synchronized": False} if config.get("synchronized") else config
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "backend": keras.backend.backend()}
+    for package in _VERSIONED:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _check_replicas(model: keras.Model, count: int, batch: int) -> None:
+    """Refuses what several TensorFlow replicas would get wrong without a word."""
+    if count == 1:
+        return
+    clips = [name for name in ("clipnorm", "clipvalue", "global_clipnorm") if getattr(model.optimizer, name, None)]
+    if clips:
+        raise ValueError(
+            f"The optimizer clips gradients ({clips[0]}), which {count} replicas do each for its own share, "
+            "so the sum is wrong: leave it out, or train on one device."
+        )
+    loose = [
+        layer.name
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization) and not layer.synchronized
+    ]
+    if loose:
+        raise ValueError(
+            f"Layer {loose[0]} would normalize each of {count} replicas by itself: build it with synchronized=True."
+        )
+    if batch < count:
+        raise ValueError(f"A batch of {batch} leaves some of {count} replicas without a picture: make it larger.")
+
+
+def _even(pictures: int, count: int, batch: int) -> tuple[int, int]:
+    """Returns how many pictures to validate on, and in which batches, so that no replica is left without.
+
+    >>> _even(5003, 1, 500), _even(5003, 4, 500), _even(30, 4, 500)
+    ((5003, 500), (5000, 500), (28, 28))
+    """
+    if count == 1:
+        return pictures, batch
+    batch = min(batch, pictures) // count * count
+    return pictures // batch * batch, batch

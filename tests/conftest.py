@@ -10,6 +10,7 @@ import pytest
 
 from helpers import artifacts
 
+
 @pytest.fixture(autouse=True)
 def _outputs_of_its_own(tmp_path, monkeypatch):
     """No test reads or writes the user's outputs/."""
@@ -63,7 +64,9 @@ def tiny(stem: str, *body: dict, needs: str = "nothing", parameters: str = "SEED
         f"used = parameters.check(globals(), {rules})\n"
         f'out = artifacts.begin("{stem}", used)'
     )
-    title = f"# {int(stem[:2])} · {stem[3:].title()}: does it run?\n\n**You will** see. **Needs** {needs}. **Takes** 1 s."
+    title = (
+        f"# {int(stem[:2])} · {stem[3:].title()}: does it run?\n\n**You will** see. **Needs** {needs}. **Takes** 1 s."
+    )
     return notebook(markdown(title, "intro"), code(parameters, "parameters", "parameters"), code(setup, "setup"), *body)
 
 

@@ -88,7 +88,9 @@ def test_kernel_install_says_where(tmp_path, capsys):
     assert str(tmp_path / "share" / "jupyter" / "kernels" / "workbook") in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arguments", [[], ["walk"], ["kernel"], ["run", "-p", "EPOCHS"], ["kernel", "install", "--user", "--prefix", "p"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["walk"], ["kernel"], ["run", "-p", "EPOCHS"], ["kernel", "install", "--user", "--prefix", "p"]]
+)
 def test_a_command_line_that_is_none_is_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
@@ -105,16 +107,31 @@ def test_help_is_quick_and_names_every_command():
 
 
 def test_help_imports_no_library():
-    listing = "import sys; from helpers import cli\ntry: cli.main(['run', '--help'])\nexcept SystemExit: print(*sys.modules)"
+    listing = (
+        "import sys; from helpers import cli\ntry: cli.main(['run', '--help'])\nexcept SystemExit: print(*sys.modules)"
+    )
     told = subprocess.run([sys.executable, "-c", listing], capture_output=True, text=True, check=True)
     loaded = {name.split(".")[0] for name in told.stdout.splitlines()[-1].split()}
-    assert not loaded & {"papermill", "nbformat", "nbconvert", "pandas", "numpy", "keras", "tensorflow", "yaml", "psutil"}
+    assert not loaded & {
+        "papermill",
+        "nbformat",
+        "nbconvert",
+        "pandas",
+        "numpy",
+        "keras",
+        "tensorflow",
+        "yaml",
+        "psutil",
+    }
 
 
 def test_doctor_says_that_all_is_well(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "findings", lambda: iter([doctor.Finding("kernel", "is there")]))
     assert cli.main(["doctor"]) == 0
-    assert capsys.readouterr().out.splitlines() == ["✔ kernel    is there", "All is well: `make run` runs the notebooks."]
+    assert capsys.readouterr().out.splitlines() == [
+        "✔ kernel    is there",
+        "All is well: `make run` runs the notebooks.",
+    ]
 
 
 def test_doctor_ends_with_what_to_do(monkeypatch, capsys):
@@ -125,7 +142,9 @@ def test_doctor_ends_with_what_to_do(monkeypatch, capsys):
 
 
 def test_doctor_looks_at_everything(monkeypatch):
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=0, stdout="CPU, 2 cores\n", stderr=""))
+    monkeypatch.setattr(
+        subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=0, stdout="CPU, 2 cores\n", stderr="")
+    )
     found = {finding.subject: finding for finding in doctor.findings()}
     assert list(found) == ["python", "packages", "kernel", "disk", "data", "devices"]
     assert found["data"].mend is None
@@ -147,7 +166,9 @@ def test_doctor_sees_a_changed_data_file(project):
 
 
 def test_doctor_sees_a_package_of_another_version(project):
-    (project / "requirements.lock").write_text("numpy==1.0 \\\n    --hash=sha256:00\npytz==9 ; sys_platform == 'none' \\\n")
+    (project / "requirements.lock").write_text(
+        "numpy==1.0 \\\n    --hash=sha256:00\npytz==9 ; sys_platform == 'none' \\\n"
+    )
     finding = doctor._packages()
     assert "1 differ from requirements.lock, first numpy" in finding.found
     assert finding.mend == "run `make setup`"

@@ -87,7 +87,7 @@ def test_wrong_columns_are_one_sentence(sqlite_url, query, message):
 
 
 def test_a_null_or_huge_picture_is_a_finding(sqlite_url):
-    source, records = read(sqlite_url, f"{QUERY.replace('picture,', 'nullif(id, 1), ').replace('nullif(id, 1)', 'NULL')}")
+    source, records = read(sqlite_url, "SELECT NULL, label FROM pictures")
     assert records == []
     assert [f.detail for f in source.findings] == ["is NULL"] * 3
     source, records = read(sqlite_url, limits=Limits(picture_bytes=10))
@@ -131,14 +131,14 @@ def postgres_url():
     engine = sqlalchemy.create_engine(url)
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE IF EXISTS workbook_pictures")
+        connection.exec_driver_sql("CREATE SEQUENCE IF NOT EXISTS workbook_numbers")
         connection.exec_driver_sql("CREATE TABLE workbook_pictures (id int, picture bytea, label text)")
-        connection.execute(
-            sqlalchemy.text("INSERT INTO workbook_pictures SELECT i, :picture, 'cat ' || i % 2 FROM generate_series(1, 500) i"),
-            {"picture": PICTURE},
-        )
+        rows = "SELECT i, :picture, 'cat ' || i % 2 FROM generate_series(1, 500) i"
+        connection.execute(sqlalchemy.text(f"INSERT INTO workbook_pictures {rows}"), {"picture": PICTURE})
     yield url
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE workbook_pictures")
+        connection.exec_driver_sql("DROP SEQUENCE workbook_numbers")
     engine.dispose()
 
 
@@ -151,13 +151,15 @@ def test_postgres_hands_out_pictures(postgres_url):
 
 def test_postgres_refuses_to_write(postgres_url):
     query = "WITH gone AS (DELETE FROM workbook_pictures RETURNING picture, label) SELECT picture, label FROM gone"
-    with pytest.raises(SourceError, match="refused.*(read-only|cursor|SELECT)"):
+    with pytest.raises(SourceError, match="refused.*data-modifying"):
         read(postgres_url, query)
+    with pytest.raises(SourceError, match="refused.*read-only transaction"):
+        read(postgres_url, "SELECT picture, nextval('workbook_numbers') FROM workbook_pictures")
     assert len(read(postgres_url, "SELECT picture, label FROM workbook_pictures")[1]) == 500
 
 
 def test_postgres_streams(postgres_url):
-    query = "SELECT decode(repeat('00', 100000), 'hex'), i FROM generate_series(1, 1000000000) i"
+    query = "SELECT decode('00', 'hex'), generate_series(1, 1000000000)"
     records = databases.DatabaseSource(postgres_url, query).records()
     assert [next(records).label for _ in range(3)] == ["1", "2", "3"]
     records.close()

@@ -12,7 +12,11 @@ from helpers import artifacts, notebooks
 
 
 def test_find_reads_number_title_needs_and_defaults(project, make):
-    train = make.tiny("02_train", needs="the data of notebook 01, 28 pictures", parameters='RATE = 1e-3  # rate\nNAME: str = "a"  # name')
+    train = make.tiny(
+        "02_train",
+        needs="the data of notebook 01, 28 pictures",
+        parameters='RATE = 1e-3  # rate\nNAME: str = "a"  # name',
+    )
     make.write_notebooks(project, n01_data=make.tiny("01_data"), n02_train=train)
     found = notebooks.find()
     assert list(found) == ["01", "02"]
@@ -25,7 +29,9 @@ def test_find_reads_number_title_needs_and_defaults(project, make):
 
 def test_needs_may_name_artifacts(project, make):
     text = "`outputs/01_data/dataset` and what [02](02_b.ipynb) makes"
-    make.write_notebooks(project, n01_data=make.tiny("01_data"), n02_b=make.tiny("02_b"), n03_c=make.tiny("03_c", needs=text))
+    make.write_notebooks(
+        project, n01_data=make.tiny("01_data"), n02_b=make.tiny("02_b"), n03_c=make.tiny("03_c", needs=text)
+    )
     assert notebooks.find()["03"].needs == ("01", "02")
 
 
@@ -80,8 +86,17 @@ def test_a_value_takes_the_type_of_the_default(value, default, parsed):
 
 @pytest.mark.parametrize(
     ("value", "default", "expected"),
-    [("2.5", 1, "a whole number"), ("x", 1.0, "a number"), ("maybe", True, "true or false"), ("3", [1], "type list"),
-     (2.5, 1, "a whole number"), (True, 1, "a whole number"), (1, True, "true or false"), (7, "a", "a text"), ("[", [1], "type list")],
+    [
+        ("2.5", 1, "a whole number"),
+        ("x", 1.0, "a number"),
+        ("maybe", True, "true or false"),
+        ("3", [1], "type list"),
+        (2.5, 1, "a whole number"),
+        (True, 1, "a whole number"),
+        (1, True, "true or false"),
+        (7, "a", "a text"),
+        ("[", [1], "type list"),
+    ],
 )
 def test_a_value_of_another_type_is_refused(value, default, expected):
     with pytest.raises(ValueError, match=f"NAME is {__import__('re').escape(repr(value))}: it must be .*{expected}"):
@@ -122,7 +137,9 @@ def executed(make):
         output("stream", name="stdout", text="one\n"),
         output("stream", name="stderr", text="noise\n"),
         output("stream", name="stdout", text="two\n"),
-        output("display_data", {"image/png": "aGk=", "text/plain": "Figure: hi"}, metadata={"image/png": {"alt": "hi"}}),
+        output(
+            "display_data", {"image/png": "aGk=", "text/plain": "Figure: hi"}, metadata={"image/png": {"alt": "hi"}}
+        ),
         output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "bar"}),
         output("execute_result", {"text/plain": "3"}, execution_count=9),
     ]
@@ -148,7 +165,10 @@ def test_normalised_notebook_has_no_trace_of_the_run(make):
     }
     assert [cell.id for cell in content.cells] == ["intro", "parameters", "setup", "work", "empty", "end"]
     assert [dict(cell.metadata) for cell in content.cells[:4]] == [
-        {}, {"tags": ["parameters"]}, {}, {"tags": ["nbval-ignore-output"]}
+        {},
+        {"tags": ["parameters"]},
+        {},
+        {"tags": ["nbval-ignore-output"]},
     ]
     assert [cell.get("execution_count") for cell in content.cells] == [None, 1, 2, 3, None, None]
 

@@ -78,6 +78,15 @@ def test_each_variant_has_its_colour():
     assert len({line.get_color() for line in ax.lines}) == 2
 
 
+def test_bands_run_from_lowest_to_highest_over_a_setting():
+    runs = pd.DataFrame({"rate": [1, 1, 10, 10], "score": [0.2, 0.4, 0.5, 0.9], "net": "a"})
+    ax = plotting.bands(runs, x="rate", y="score", by="net", log=True)
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[1, 0.3], [10, 0.7]])
+    heights = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (0.2, 0.9)
+    assert ax.get_xscale() == "log"
+
+
 def test_grid_takes_grey_and_colour_of_any_size_and_leaves_the_rest_empty():
     images = [np.zeros((5, 4), np.uint8), np.zeros((28, 28, 1), np.uint8), np.zeros((9, 7, 3), np.uint8)]
     axes = plotting.image_grid(images, ["a", "b", "c"], columns=2, row_titles=["first", "second"])

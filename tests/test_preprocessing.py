@@ -104,10 +104,17 @@ def test_jitter_erases_a_rectangle_of_a_twentieth_to_a_fifth():
     assert np.mean(grey.any((1, 2, 3))) == pytest.approx(0.5, abs=0.03)
     share = grey[..., 0].mean((1, 2))[grey.any((1, 2, 3))]
     assert 0.03 < share.min() < share.max() < 0.25
+    assert 0.11 < share.mean() < 0.14
     np.testing.assert_array_equal(grey[..., 0], grey[..., 2])
     filled = grey[..., 0]
     boxes = filled.any(2)[:, :, None] & filled.any(1)[:, None, :]
     np.testing.assert_array_equal(filled, boxes)
+
+
+def test_jitter_takes_pictures_of_one_pixel():
+    dot = np.full((50, 1, 1, 1), 7, np.uint8)
+    changed = preprocessing.Jitter(shift=1, flip=True, erase=0.5)(dot, np.random.default_rng(0))
+    assert set(changed.ravel()) == {0, 7, 128}
 
 
 def test_jitter_leaves_the_picture_it_was_given_alone(images):

@@ -1,0 +1,92 @@
+"""Runs variants of a measurement in turn, each in a fresh process, and compares them as ratios."""
+
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from helpers import artifacts, sources
+
+
+def run(variants: dict[str, tuple[str, str, dict[str, str]]], *, repeats: int, arguments: Iterable[str]) -> dict:
+    """Measures every variant `repeats` times, alternating, so that a slow minute hits all of them.
+
+    Args:
+        variants: For each name the Python to use, the script in `benchmarks/variants`, and its environment.
+        repeats: Rounds.
+        arguments: Passed to every script, which prints one JSON object as its last line.
+
+    Returns:
+        For each variant the list of what its runs printed.
+    """
+    runs = {name: [] for name in variants}
+    for turn in range(repeats):
+        for name, (python, script, environment) in variants.items():
+            command = [python, str(artifacts.root() / "benchmarks" / "variants" / script), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, env=_clean(environment), check=False)
+            if done.returncode:
+                raise RuntimeError(f"{name} failed:\n{done.stderr[-3000:]}")
+            runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+            figures = ", ".join(f"{key} {value:,.4g}" for key, value in runs[name][-1].items())
+            print(f"  {name}, run {turn + 1} of {repeats}: {figures}", file=sys.stderr, flush=True)
+    return runs
+
+
+@contextlib.contextmanager
+def fashion_mnist(pictures: int) -> Iterator[str]:
+    """Yields the path of an .npz with the first training pictures and all test pictures."""
+    collected = sources.collect("")
+    labels = np.searchsorted(sorted(collected.classes), collected.labels)
+    train, test = (np.flatnonzero(collected.splits == name) for name in ("train", "test"))
+    parts = {"train": train[:pictures], "test": test}
+    content = {f"{name}_images": np.asarray(collected.images[rows]) for name, rows in parts.items()}
+    content |= {f"{name}_labels": labels[rows].astype(np.int64) for name, rows in parts.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "pictures.npz")
+        np.savez(path, **content)
+        yield path
+
+
+def ratios(numerator: list[float], denominator: list[float]) -> dict[str, float]:
+    """Returns the median of the ratios of runs of the same turn, with the lowest and the highest.
+
+    >>> ratios([4.0, 6.0, 9.0], [2.0, 2.0, 3.0])
+    {'median': 3.0, 'low': 2.0, 'high': 3.0}
+    """
+    quotients = [a / b for a, b in zip(numerator, denominator, strict=True)]
+    return {"median": statistics.median(quotients), "low": min(quotients), "high": max(quotients)}
+
+
+def machine() -> dict[str, str | int]:
+    """Returns what a reader must know to compare figures: processor, cores, system, Python."""
+    return {
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
+
+
+def _clean(extra: dict[str, str]) -> dict[str, str]:
+    """Returns the environment without what would tune a library, so that defaults are defaults."""
+    tuned = ("TF_", "OMP_", "MKL_", "ONEDNN_", "KERAS_", "XLA_", "DNNL_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(tuned)}
+    return {**kept, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(artifacts.root()), **extra}
+
+
+def _processor() -> str:
+    try:
+        lines = open("/proc/cpuinfo").read().splitlines()  # noqa: SIM115
+    except OSError:
+        return platform.processor()
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    flags = next((v for k, v in fields.items() if k.strip() == "flags"), "").split()
+    best = next((flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in flags), "")
+    return next((v.strip() for k, v in fields.items() if k.strip() == "model name"), "") + f" ({best})"

@@ -1,0 +1,363 @@
+"""What is amiss with a collection of pictures: each check takes arrays and returns its findings."""
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+import scipy.fftpack
+from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from helpers.records import Finding
+from helpers.sources import Collection
+
+_CHUNK_BYTES = 32 * 2**20  # of pictures, or of pairs of pictures, that are looked at at a time
+_CLEAR_MAJORITY = 0.9  # share of pictures above which those that differ are odd
+SPARED = ("exact duplicate", "near-duplicate", "two labels", "two splits", "blank")  # in a published test set
+
+
+def inspect(
+    collection: Collection, *, near: float = 0.995, distance: int = 4, blank: float = 2.0, saturated: float = 0.75
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Runs every check on a collection.
+
+    A published test set stays whole, so that results can be compared with those of others: what is
+    amiss with the content of its pictures is reported for review. Only a picture without a label,
+    which cannot be graded, is dropped from it, too.
+
+    Args:
+        collection: What `sources.collect` returned.
+        near: Correlation of pixels from which two pictures are near-duplicates.
+        distance: Largest Hamming distance of the perceptual hashes of near-duplicates.
+        blank: Standard deviation of pixels, in grey levels, up to which a picture is blank.
+        saturated: Share of white pixels from which a picture is over-exposed.
+
+    Returns:
+        The findings (columns as in `records.Finding`), and for each picture the number of its content:
+        equal for duplicates and near-duplicates. `data.split` takes it as `groups`.
+    """
+    images, names, labels, splits = collection[:4]
+    is_blank = blank_pictures(names, images, limit=blank)
+    same = exact_groups(images)
+    pairs = near_pairs(images, near=near, distance=distance, ignore=is_blank["row"].to_numpy())
+    content = join(same, pairs)
+    findings = pd.concat(
+        [
+            collection.findings,
+            missing_labels(names, labels),
+            is_blank,
+            saturated_pictures(names, images, share=saturated),
+            odd_sizes(names, collection.originals, collection.images.shape[1:3]),
+            odd_modes(names, collection.originals),
+            exact_duplicates(names, same, splits),
+            near_duplicates(names, same, content),
+            contradictions(names, labels, same, content),
+            leaks(names, content, splits),
+            tiny_classes(labels),
+        ],
+        ignore_index=True,
+    )
+    in_test = np.append(splits == "test", False)[findings["row"].to_numpy()]  # row -1 is no picture
+    spared = in_test & (findings["action"] == "drop") & findings["kind"].isin(SPARED)
+    findings.loc[spared, "action"] = "review"
+    findings.loc[spared, "detail"] += "; kept, because a published test set stays whole"
+    return findings, content
+
+
+def kept(count: int, findings: pd.DataFrame) -> np.ndarray:
+    """Applies the findings: returns the positions, of `count` pictures, that no finding drops.
+
+    Example:
+
+    >>> kept(3, _table([Finding("a.png", "blank", "drop", "is grey", row=1)])).tolist()
+    [0, 2]
+    """
+    dropped = findings.loc[findings["action"] == "drop", "row"].to_numpy()
+    return np.setdiff1d(np.arange(count), dropped)
+
+
+def missing_labels(names: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+    """Finds pictures without a label (`""`)."""
+    rows = np.flatnonzero(labels == "")
+    return _table(Finding(names[row], "missing label", "drop", "has no label", row=row) for row in rows)
+
+
+def blank_pictures(names: np.ndarray, images: np.ndarray, *, limit: float = 2.0) -> pd.DataFrame:
+    """Finds pictures of one colour: the standard deviation of each channel is at most `limit` grey levels."""
+    spread = np.concatenate([chunk.std(axis=(1, 2)).max(axis=-1) for chunk in _chunks(images)])
+    return _table(
+        Finding(names[row], "blank", "drop", f"is of one colour (deviation {spread[row]:.1f})", row=row)
+        for row in np.flatnonzero(spread <= limit)
+    )
+
+
+def saturated_pictures(names: np.ndarray, images: np.ndarray, *, share: float = 0.75) -> pd.DataFrame:
+    """Finds over-exposed pictures, of whose values at least `share` are white (250 and above)."""
+    white = np.concatenate([(chunk >= 250).mean(axis=(1, 2, 3)) for chunk in _chunks(images)])
+    return _table(
+        Finding(names[row], "saturated", "review", f"is white in {white[row]:.0%} of its pixels", row=row)
+        for row in np.flatnonzero(white >= share)
+    )
+
+
+def odd_sizes(names: np.ndarray, originals: pd.DataFrame, size: tuple[int, int]) -> pd.DataFrame:
+    """Finds pictures whose size differs from that of nearly all others, or that had to be enlarged twofold.
+
+    Args:
+        names: Name of each picture.
+        originals: `height` and `width` of each picture as it was.
+        size: Height and width to which all were brought.
+    """
+    height, width = originals["height"].to_numpy(), originals["width"].to_numpy()
+    code = height.astype(np.int64) << 32 | width
+    values, counts = np.unique(code, return_counts=True)
+    is_odd = (code != values[counts.argmax()]) & (counts.max() >= _CLEAR_MAJORITY * len(code))
+    is_small = (2 * height < size[0]) | (2 * width < size[1])
+    brought = f"brought to {size[0]} x {size[1]}"
+    return _table(
+        Finding(
+            names[row], "wrong size", "review" if is_small[row] else "keep",
+            f"was {height[row]} high and {width[row]} wide; {brought}", row=row,
+        )  # fmt: skip
+        for row in np.flatnonzero(is_odd | is_small)
+    )
+
+
+def odd_modes(names: np.ndarray, originals: pd.DataFrame) -> pd.DataFrame:
+    """Finds pictures that are stored in another mode (grey, colour, palette, …) than nearly all others."""
+    modes = originals["mode"]
+    counts = modes.value_counts()
+    if counts.iloc[0] < _CLEAR_MAJORITY * len(modes):
+        return _table([])
+    rows = np.flatnonzero(modes != counts.index[0])
+    return _table(
+        Finding(names[row], "wrong mode", "keep", f"was {modes.iloc[row]}, not {counts.index[0]}; converted", row=row)
+        for row in rows
+    )
+
+
+def tiny_classes(labels: np.ndarray, *, least: int = 3) -> pd.DataFrame:
+    """Finds classes with fewer pictures than there are splits."""
+    values, counts = np.unique(labels[labels != ""], return_counts=True)
+    why = "has too few pictures for every split: "
+    return _table(
+        Finding(str(value), "tiny class", "review", f"{why}{count}")
+        for value, count in zip(values, counts, strict=True)
+        if count < least
+    )
+
+
+def exact_groups(images: np.ndarray) -> np.ndarray:
+    """Returns for each picture a number that is equal for pictures with equal pixels: the position of the first."""
+    first: dict[bytes, int] = {}
+    digests = (hashlib.blake2b(picture, digest_size=16).digest() for chunk in _chunks(images) for picture in chunk)
+    return np.array([first.setdefault(digest, row) for row, digest in enumerate(digests)], np.int64)
+
+
+def exact_duplicates(names: np.ndarray, groups: np.ndarray, splits: np.ndarray | None = None) -> pd.DataFrame:
+    """Finds pictures that have the pixels of another; of each group one stays, of the test set if it has any.
+
+    Args:
+        names: Name of each picture.
+        groups: What `exact_groups` returned.
+        splits: Published split of each picture, if there is one.
+    """
+    in_test = np.zeros(len(names), bool) if splits is None else splits == "test"
+    order = np.lexsort((np.arange(len(names)), ~in_test, groups))  # by group, those of the test set first
+    is_first = np.append(True, groups[order][1:] != groups[order][:-1])
+    stays = order[is_first][np.cumsum(is_first) - 1]
+    return _table(
+        Finding(names[row], "exact duplicate", "drop", f"has the pixels of {names[other]}", groups[row], row)
+        for row, other in sorted(zip(order[~is_first], stays[~is_first], strict=True))
+    )
+
+
+def near_duplicates(names: np.ndarray, groups: np.ndarray, content: np.ndarray) -> pd.DataFrame:
+    """Finds pictures that look the same without having the same pixels.
+
+    They are kept, for augmentation makes such pictures, too; what matters is that they stay on one side of a split.
+
+    Args:
+        names: Name of each picture.
+        groups: What `exact_groups` returned.
+        content: The same, joined with `near_pairs`.
+    """
+    return _table(
+        Finding(names[row], "near-duplicate", "review", f"looks like {_others(names, group, row)}", content[row], row)
+        for group in members(content)
+        if len(np.unique(groups[group])) > 1
+        for row in group
+    )
+
+
+def contradictions(names: np.ndarray, labels: np.ndarray, groups: np.ndarray, content: np.ndarray) -> pd.DataFrame:
+    """Finds pictures that stand under two labels.
+
+    If the pixels are the same, one label must be wrong, and nothing in the data says which: all of
+    them are dropped. If they only look the same, both labels may be right, and a person should look.
+    """
+    known = np.flatnonzero(labels != "")
+    found = []
+    for numbers, action in ((groups, "drop"), (content, "review")):
+        seen = {finding.row for finding in found}
+        for group in members(numbers, known):
+            under = sorted(set(labels[group]))
+            if len(under) > 1:
+                why = f"stands under {' and '.join(under)}"
+                new = (row for row in group if row not in seen)
+                found += [Finding(names[row], "two labels", action, why, content[row], row) for row in new]
+    return _table(found)
+
+
+def leaks(names: np.ndarray, content: np.ndarray, splits: np.ndarray) -> pd.DataFrame:
+    """Finds pictures of the training side that stand, or have a look-alike, in the test or validation set.
+
+    The picture of the training side is the one to drop: a model must not train on its own exam.
+    """
+    rank = np.select([splits == "test", splits == "validation", splits == "train"], [3, 2, 1], 0)
+    found = []
+    for group in members(content, np.flatnonzero(rank)):
+        highest = rank[group].max()
+        other = group[rank[group] == highest][0]
+        found += [
+            Finding(names[row], "two splits", "drop", f"is in {splits[other]} as {names[other]}", content[row], row)
+            for row in group[rank[group] < highest]
+        ]
+    return _table(found)
+
+
+def phash(images: np.ndarray) -> np.ndarray:
+    """Returns the perceptual hash of each picture, bit for bit that of `imagehash.phash`.
+
+    A picture is brought to 32 x 32 greys; the signs of its 64 lowest frequencies against their median
+    are its hash. imagehash does this picture by picture; here the cosine transform runs over many.
+
+    Args:
+        images: uint8, shape (n, height, width, 1 or 3).
+
+    Returns:
+        uint64, shape (n,). `np.bitwise_count(a ^ b)` is the distance of two hashes.
+
+    Reference:
+        https://github.com/JohannesBuchner/imagehash
+    """
+    hashes = [np.empty(0, np.uint64)]
+    for chunk in _chunks(images, _CHUNK_BYTES // 4):
+        small = np.stack([_small(picture) for picture in chunk]).astype(np.float64)
+        frequencies = scipy.fftpack.dct(scipy.fftpack.dct(small, axis=1), axis=2)[:, :8, :8].reshape(-1, 64)
+        bits = frequencies > np.median(frequencies, axis=1, keepdims=True)
+        hashes.append(np.packbits(bits, axis=1).view(">u8").astype(np.uint64)[:, 0])
+    return np.concatenate(hashes)
+
+
+def near_pairs(
+    images: np.ndarray, *, near: float = 0.995, distance: int = 4, window: int = 2000, ignore: Iterable[int] = ()
+) -> np.ndarray:
+    """Finds pairs of pictures that look the same, without comparing each with each.
+
+    Two hashes within a distance of d bits agree in at least one of d + 1 bands of bits, so sorting by
+    each band brings candidates together. A candidate counts if its pixels correlate, which leaves
+    brightness and contrast aside.
+
+    Args:
+        images: uint8, shape (n, height, width, channels).
+        near: Smallest correlation of the pixels.
+        distance: Largest Hamming distance of the perceptual hashes.
+        window: How many neighbours in a band a picture is compared with at most, so that the work
+            stays proportional to n even if all hashes are alike.
+        ignore: Positions of pictures to leave out, such as blank ones, whose correlation is noise.
+
+    Returns:
+        int64, shape (pairs, 2), sorted, the smaller position first.
+    """
+    rows = np.setdiff1d(np.arange(len(images)), np.asarray(list(ignore), np.int64))
+    candidates = rows[candidate_pairs(phash(images)[rows], distance=distance, window=window)]
+    return candidates[correlations(images, candidates) >= near]
+
+
+def candidate_pairs(hashes: np.ndarray, *, distance: int, window: int = 2000) -> np.ndarray:
+    """Finds pairs of 64-bit hashes that differ in at most `distance` bits; arguments as for `near_pairs`."""
+    edges = np.linspace(0, 64, distance + 2).astype(np.uint64)
+    found = [np.empty((0, 2), np.int64)]
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        band = (hashes >> low) & np.uint64((1 << int(high - low)) - 1)
+        order = np.lexsort((hashes, band))
+        hashes_sorted, band_sorted = hashes[order], band[order]
+        here = np.arange(len(order))
+        for offset in range(1, window + 1):
+            here = here[: np.searchsorted(here, len(order) - offset)]
+            here = here[band_sorted[here] == band_sorted[here + offset]]
+            if len(here) == 0:
+                break
+            close = here[np.bitwise_count(hashes_sorted[here] ^ hashes_sorted[here + offset]) <= distance]
+            found.append(np.sort(np.stack([order[close], order[close + offset]], axis=1), axis=1))
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def correlations(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Returns Pearson's correlation of the pixels of each pair of pictures; 0 for a picture of one colour."""
+    step = max(1, _CHUNK_BYTES // (8 * int(np.prod(images.shape[1:]))))
+    result = np.zeros(len(pairs))
+    for start in range(0, len(pairs), step):
+        left, right = (
+            images[pairs[start : start + step, side]].reshape(-1, int(np.prod(images.shape[1:]))).astype(np.float32)
+            for side in (0, 1)
+        )
+        left -= left.mean(axis=1, keepdims=True)
+        right -= right.mean(axis=1, keepdims=True)
+        scale = np.sqrt(np.einsum("ij,ij->i", left, left) * np.einsum("ij,ij->i", right, right))
+        products = np.einsum("ij,ij->i", left, right)
+        result[start : start + step] = np.divide(products, scale, out=np.zeros_like(scale), where=scale > 0)
+    return result
+
+
+def join(groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Joins groups that a pair connects; returns for each picture the smallest position in its group.
+
+    Example:
+
+    >>> join(np.array([0, 1, 1, 3]), np.array([[2, 3]])).tolist()
+    [0, 1, 1, 1]
+    """
+    count = len(groups)
+    left = np.concatenate([np.arange(count), pairs[:, 0]])
+    right = np.concatenate([groups, pairs[:, 1]])
+    graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(count, count))
+    _, number = connected_components(graph, directed=False)
+    return np.unique(number, return_index=True)[1][number]
+
+
+def members(numbers: np.ndarray, rows: np.ndarray | None = None) -> list[np.ndarray]:
+    """Returns the positions (of `rows`) that share a number, for each number that at least two share.
+
+    Example:
+
+    >>> [group.tolist() for group in members(np.array([0, 1, 0, 3, 1]))]
+    [[0, 2], [1, 4]]
+    """
+    rows = np.arange(len(numbers)) if rows is None else rows
+    order = rows[np.argsort(numbers[rows], kind="stable")]
+    ends = np.flatnonzero(np.diff(numbers[order])) + 1
+    return [group for group in np.split(order, ends) if len(group) > 1]
+
+
+def _small(picture: np.ndarray) -> np.ndarray:
+    image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).convert("L")
+    return np.asarray(image.resize((32, 32), Image.Resampling.LANCZOS))
+
+
+def _others(names: np.ndarray, group: np.ndarray, row: int) -> str:
+    others = [str(names[other]) for other in group if other != row]
+    return others[0] if len(others) == 1 else f"{others[0]} and {len(others) - 1} more"
+
+
+def _table(findings: Iterable[Finding]) -> pd.DataFrame:
+    table = pd.DataFrame(list(findings), columns=Finding._fields)
+    return table.astype({"group": np.int64, "row": np.int64})
+
+
+def _chunks(images: np.ndarray, size: int = _CHUNK_BYTES) -> Iterable[np.ndarray]:
+    step = max(1, size // int(np.prod(images.shape[1:])))
+    return (np.asarray(images[start : start + step]) for start in range(0, len(images), step))

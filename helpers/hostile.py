@@ -1,0 +1,103 @@
+"""Sources as an attacker, an accident or an old disk would leave them, and what becomes of each."""
+
+import os
+import stat
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from helpers import cleaning, sources
+from helpers.rehearsal import encode
+
+
+class Attack(NamedTuple):
+    """One hostile source: what it is, and what `sources.open_source` is to be given."""
+
+    what: str
+    source: str
+    query: str = ""
+
+
+def attacks(folder: Path, url: str, database: str) -> list[Attack]:
+    """Writes hostile sources.
+
+    Args:
+        folder: Where; an http server at `url` is to serve its files.
+        url: Address of that server.
+        database: SQLAlchemy URL of a database with a table `pictures` (`rehearsal.write_sqlite`).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    fine = encode(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    with zipfile.ZipFile(folder / "names.zip", "w") as archive:
+        for name in ("../../up.png", "/etc/up.png", "cat/fine.png"):
+            archive.writestr(name, fine)
+        link = zipfile.ZipInfo("cat/link.png")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+    with zipfile.ZipFile(folder / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(5):
+            archive.writestr(f"cat/{number}.bmp", bytes(20 * 2**20))
+    whole = (folder / "names.zip").read_bytes()
+    (folder / "half.zip").write_bytes(whole[: len(whole) // 2])
+    trees = {
+        "huge": {"cat/huge.png": _png_header(50_000, 50_000), "cat/fine.png": fine},
+        "disguised": {
+            "cat/drawing.png": b"<svg onload='alert(1)'/>", "cat/run.png": b"#!/bin/sh\ntouch owned\n",
+            "cat/page.png": b"%!PS\n(owned) (w) file\n", "cat/empty.png": b"", "cat/fine.png": fine,
+        },
+        "named": {"鞋/line\nbreak.png": fine, "cat/\u202egnp.exe": b"MZ"},
+        "single": {"cat/1.png": fine, "dog/nothing.txt": b"none here"},
+    }  # fmt: skip
+    for tree, files in trees.items():
+        for name, content in files.items():
+            path = folder / tree / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    (folder / "none").mkdir(exist_ok=True)
+    outside = folder / "single" / "cat" / "outside.png"
+    if not outside.is_symlink():
+        os.symlink(folder / "huge" / "cat" / "fine.png", outside)
+    return [
+        Attack("zip with ../, absolute and linked names", str(folder / "names.zip")),
+        Attack("zip bomb: 100 MB in 100 kB", str(folder / "bomb.zip")),
+        Attack("half a zip", str(folder / "half.zip")),
+        Attack("picture of 50,000 x 50,000", str(folder / "huge")),
+        Attack("SVG, script, PostScript and nothing, all named .png", str(folder / "disguised")),
+        Attack("file names with a line break, in Chinese, written backwards", str(folder / "named")),
+        Attack("class of one picture, class of none, link that leads out", str(folder / "single")),
+        Attack("folder with nothing in it", str(folder / "none")),
+        Attack("folder that is not there", str(folder / "nowhere")),
+        Attack("query that returns no rows", database, "SELECT picture, label FROM pictures WHERE id < 0"),
+        Attack("query with the wrong columns", database, "SELECT label, name FROM pictures"),
+        Attack("query that deletes", database, "DELETE FROM pictures"),
+        Attack("URL that answers 404", f"{url}/nowhere.zip"),
+        Attack("URL with half a file", f"{url}/half.zip"),
+    ]
+
+
+def answer(attack: Attack, *, hide: dict[str, str]) -> str:
+    """Collects and cleans one hostile source; returns its findings, or the sentence that refused it.
+
+    Args:
+        attack: The source.
+        hide: Texts of this machine, such as the folder, and what to show in their place.
+    """
+    try:
+        found = sources.collect(sources.open_source(attack.source, query=attack.query))
+        findings, _ = cleaning.inspect(found)
+        lines = [f"{row.name}: {row.detail}" for row in findings.itertuples(index=False)]
+        text = f"{len(found.images)} collected; " + "; ".join(lines)
+    except sources.SourceError as error:
+        text = str(error)
+    for shown, instead in hide.items():
+        text = text.replace(shown, instead)
+    return text
+
+
+def _png_header(width: int, height: int) -> bytes:
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))

@@ -1,0 +1,112 @@
+"""From a source to the prepared data set: collect, clean, split, write, as notebook 01 shows it step by step."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from helpers import cleaning, data, records, sources
+from helpers.sources import Collection
+
+_CHUNK = 4096  # pictures written at a time
+
+
+def prepare(
+    source: str,
+    folder: str | Path,
+    *,
+    query: str = "",
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    validation: float = 0.1,
+    test: float = 0.15,
+    seed: int = 0,
+) -> Path:
+    """Prepares the pictures of a source in one call.
+
+    Args:
+        source: What `sources.open_source` takes.
+        folder: Where to write the data set; it appears whole or not at all.
+        query: For a database: the SELECT that yields bytes and label.
+        size: Height and width; found out from the pictures if not given.
+        channels: 1 or 3; found out as well if not given.
+        validation: Share of validation, where the source publishes none.
+        test: Share of test, where the source publishes none.
+        seed: Seed of the split.
+
+    Returns:
+        The folder, for `data.load`.
+
+    Raises:
+        records.SourceError: If the source cannot be read, or cleaning leaves nothing to train on.
+    """
+    opened = sources.open_source(source, query=query)
+    collection = sources.collect(opened, size=size, channels=channels)
+    findings, content = cleaning.inspect(collection)
+    rows = cleaning.kept(len(collection.images), findings)
+    labels, classes = encode_labels(collection, rows)
+    splits = split(labels, collection.splits[rows], content[rows], validation=validation, test=test, seed=seed)
+    return data.write(
+        folder,
+        chunks(collection.images, rows),
+        labels,
+        classes,
+        splits,
+        parameters={"query": query, "validation": validation, "test": test, "seed": seed},
+        made_by="helpers.preparation",
+        source=opened.describe(),
+        findings=findings["kind"].value_counts().sort_index().to_dict(),
+    )
+
+
+def encode_labels(collection: Collection, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Returns the labels of the chosen pictures as positions in the list of classes, and that list.
+
+    Raises:
+        SourceError: If nothing is chosen, or all of it is of one class.
+    """
+    labels = collection.labels[rows]
+    present = set(labels)
+    if len(present) < 2:
+        raise records.SourceError(
+            f"Cleaning leaves {len(rows)} pictures of {len(present)} classes: learning needs at least two classes, "
+            "each a folder of pictures, or a label of its own."
+        )
+    classes = [name for name in collection.classes if name in present]
+    position = {name: number for number, name in enumerate(classes)}
+    return np.array([position[label] for label in labels], np.int64), classes
+
+
+def split(
+    labels: np.ndarray, published: np.ndarray, content: np.ndarray, *, validation: float, test: float, seed: int
+) -> dict[str, np.ndarray]:
+    """Splits as `data.split` does, and keeps the splits that a source publishes.
+
+    Args:
+        labels: Class of each picture, shape (n,).
+        published: Its published split, `""` where there is none, shape (n,).
+        content: Number of its content, shape (n,); equal ones stay on one side.
+        validation: Share of validation, if none is published.
+        test: Share of test, if none is published.
+        seed: Seed of the random choice.
+    """
+    fixed_test = published == "test"
+    free = np.flatnonzero(published != "validation")  # data.split knows of a fixed test set only
+    has_validation = len(free) < len(labels)
+    parts = data.split(
+        labels[free],
+        groups=content[free],
+        fixed_test=fixed_test[free] if fixed_test.any() else None,
+        validation=0.0 if has_validation else validation,
+        test=test,
+        seed=seed,
+    )
+    parts = {name: free[indices] for name, indices in parts.items()}
+    if has_validation:
+        parts["validation"] = np.flatnonzero(published == "validation")
+    return parts
+
+
+def chunks(images: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields the chosen pictures in pieces, so that a set larger than memory can be written."""
+    return (np.asarray(images[rows[start : start + _CHUNK]]) for start in range(0, len(rows), _CHUNK))

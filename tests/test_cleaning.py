@@ -1,0 +1,262 @@
+import itertools
+
+import imagehash
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from helpers import artifacts, cleaning, rehearsal, sources
+
+
+@pytest.fixture(scope="module")
+def fashion():
+    source = sources.open_source("")
+    taken = list(itertools.islice(source.records(), 4000))
+    return np.stack([record.picture for record in taken]), np.array([record.label for record in taken])
+
+
+def collection(images, labels=None, splits=None, findings=(), modes="L"):
+    count = len(images)
+    return sources.Collection(
+        images=images,
+        names=np.array([f"{row}.png" for row in range(count)], object),
+        labels=np.array(["a", "b"] * count, object)[:count] if labels is None else np.array(labels, object),
+        splits=np.array([""] * count if splits is None else splits, object),
+        originals=pd.DataFrame({"height": images.shape[1], "width": images.shape[2], "mode": modes}, range(count)),
+        findings=pd.DataFrame(findings, columns=cleaning.Finding._fields).astype({"row": int, "group": int}),
+        classes=["a", "b"],
+    )
+
+
+def noise(count, seed=0, shape=(8, 8, 1)):
+    return np.random.default_rng(seed).integers(0, 256, (count, *shape), np.uint8)
+
+
+def rows(findings):
+    return findings["row"].tolist()
+
+
+NAMES = np.array(list("abcdef"), object)
+
+
+# By hand ---------------------------------------------------------------------------------------
+
+
+def test_missing_labels():
+    assert rows(cleaning.missing_labels(NAMES, np.array(["x", "", "y", ""]))) == [1, 3]
+
+
+def test_blank_pictures_are_of_one_colour_in_every_channel():
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    images[1] += np.uint8(200)
+    images[2, :, :, 2] = np.arange(16).reshape(4, 4) * 16
+    assert rows(cleaning.blank_pictures(NAMES, images)) == [0, 1]
+
+
+def test_saturated_pictures_are_mostly_white():
+    images = np.full((3, 2, 2, 1), 255, np.uint8)
+    images[0, 0, 0] = 7
+    images[1, 0] = 7
+    found = cleaning.saturated_pictures(NAMES, images)
+    assert rows(found) == [0, 2]
+    assert found["detail"][0] == "is white in 75% of its pixels"
+
+
+def test_odd_sizes_are_told_only_against_a_clear_majority():
+    originals = pd.DataFrame({"height": [28] * 19 + [40], "width": [28] * 19 + [30]})
+    names = np.arange(20).astype(str)
+    found = cleaning.odd_sizes(names, originals, (28, 28))
+    assert rows(found) == [19]
+    assert found["detail"][0] == "was 40 high and 30 wide; brought to 28 x 28"
+    mixed = pd.DataFrame({"height": range(28, 48), "width": range(28, 48)})
+    assert rows(cleaning.odd_sizes(names, mixed, (28, 28))) == []
+    assert rows(cleaning.odd_sizes(names, mixed, (80, 80))) == list(range(12))  # enlarged more than twofold
+
+
+def test_odd_modes_are_told_only_against_a_clear_majority():
+    names = np.arange(20).astype(str)
+    assert rows(cleaning.odd_modes(names, pd.DataFrame({"mode": ["L"] * 19 + ["RGB"]}))) == [19]
+    assert rows(cleaning.odd_modes(names, pd.DataFrame({"mode": ["L"] * 17 + ["RGB"] * 3}))) == []
+
+
+def test_exact_duplicates_keep_the_first():
+    images = noise(6)
+    images[3] = images[5] = images[1]
+    groups = cleaning.exact_groups(images)
+    assert groups.tolist() == [0, 1, 2, 1, 4, 1]
+    found = cleaning.exact_duplicates(NAMES, groups)
+    assert rows(found) == [3, 5]
+    assert found["detail"].tolist() == ["has the pixels of b"] * 2
+
+
+def test_exact_duplicates_keep_the_one_of_the_test_set():
+    found = cleaning.exact_duplicates(NAMES[:4], np.array([0, 0, 0, 3]), np.array(["train", "train", "test", "train"]))
+    assert rows(found) == [0, 1]
+
+
+def test_one_picture_under_two_labels_loses_all_its_copies():
+    labels = np.array(["cat", "cat", "dog", "cat", ""], object)
+    exact = np.array([0, 0, 0, 3, 3])
+    found = cleaning.contradictions(NAMES, labels, exact, exact)
+    assert rows(found) == [0, 1, 2]
+    assert set(found["action"]) == {"drop"}
+    assert found["detail"][0] == "stands under cat and dog"
+
+
+def test_look_alikes_under_two_labels_are_for_review():
+    labels = np.array(["cat", "dog", "dog"], object)
+    found = cleaning.contradictions(NAMES, labels, np.array([0, 1, 2]), np.array([0, 0, 2]))
+    assert rows(found) == [0, 1]
+    assert set(found["action"]) == {"review"}
+
+
+def test_of_a_picture_in_two_splits_the_training_side_is_dropped():
+    splits = np.array(["train", "test", "validation", "train", "validation", ""], object)
+    found = cleaning.leaks(NAMES, np.array([0, 0, 0, 3, 3, 3]), splits)
+    assert rows(found) == [0, 2, 3]
+    assert found["detail"].tolist() == ["is in test as b", "is in test as b", "is in validation as e"]
+
+
+def test_tiny_classes():
+    found = cleaning.tiny_classes(np.array(["cat"] * 3 + ["dog", "", "", ""]))
+    assert found[["name", "detail"]].to_numpy().tolist() == [["dog", "has too few pictures for every split: 1"]]
+
+
+def test_kept_leaves_out_what_is_dropped_and_nothing_else():
+    findings = pd.DataFrame({"action": ["drop", "keep", "review", "drop", "drop"], "row": [2, 0, 1, -1, 2]})
+    assert cleaning.kept(4, findings).tolist() == [0, 1, 3]
+
+
+# Near-duplicates -------------------------------------------------------------------------------
+
+
+def test_phash_is_bit_for_bit_that_of_imagehash(fashion):
+    images = fashion[0][:500]
+    expected = [int(str(imagehash.phash(Image.fromarray(image))), 16) for image in images]
+    assert cleaning.phash(images[..., None]).tolist() == expected
+
+
+def test_phash_of_colour_and_large_pictures_is_that_of_imagehash():
+    images = noise(20, shape=(45, 70, 3)) // 2 + np.linspace(0, 120, 70, dtype=np.uint8)[:, None]
+    expected = [int(str(imagehash.phash(Image.fromarray(image))), 16) for image in images]
+    assert cleaning.phash(images).tolist() == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays.arrays(np.uint64, st.integers(0, 40), elements=st.integers(0, 2**64 - 1)), st.integers(0, 8), st.data())
+def test_candidates_are_all_pairs_within_the_distance(hashes, distance, data):
+    for row in range(1, len(hashes)):
+        for bit in data.draw(st.lists(st.integers(0, 63), max_size=9)):
+            hashes[row] = hashes[row - 1] ^ np.uint64(1 << bit)
+    expected = [
+        [i, j] for i, j in itertools.combinations(range(len(hashes)), 2)
+        if int(hashes[i] ^ hashes[j]).bit_count() <= distance
+    ]  # fmt: skip
+    assert cleaning.candidate_pairs(hashes, distance=distance).tolist() == expected
+
+
+def test_the_work_stays_proportional_to_the_pictures_when_all_hashes_are_alike():
+    pairs = cleaning.candidate_pairs(np.zeros(20_000, np.uint64), distance=4, window=10)
+    assert len(pairs) == 10 * 20_000 - 55
+
+
+def test_correlation_is_that_of_numpy_and_leaves_brightness_aside():
+    images = noise(4)
+    images[1] = images[0] // 2 + 20
+    images[3] = 9
+    pairs = np.array([[0, 1], [0, 2], [0, 3]])
+    found = cleaning.correlations(images, pairs)
+    assert found[0] > 0.999
+    assert found[1] == pytest.approx(np.corrcoef(images[0].ravel(), images[2].ravel())[0, 1], abs=1e-5)
+    assert found[2] == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: (image * 0.9).astype(np.uint8),
+        lambda image: image // 8 * 8,
+        lambda image: np.asarray(sources.decode(rehearsal.encode(image, "JPEG", quality=90))),
+    ],
+)
+def test_pictures_that_were_changed_a_little_are_found(fashion, change):
+    originals = fashion[0][:1000]
+    images = np.concatenate([originals, np.stack([change(image) for image in originals[:200]])])[..., None]
+    pairs = {tuple(pair) for pair in cleaning.near_pairs(images)}
+    found = sum((row, 1000 + row) in pairs for row in range(200))
+    assert found >= 150
+    others = [pair for pair in pairs if (pair[1] - pair[0]) % 1000]
+    assert len(others) <= 6  # Fashion-MNIST has look-alikes of its own
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 30), st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=30))
+def test_join_connects_what_a_chain_of_pairs_connects(count, pairs):
+    pairs = np.array([pair for pair in pairs if max(pair) < count], np.int64).reshape(-1, 2)
+    expected = list(range(count))
+    for _ in range(count):
+        for left, right in pairs:
+            expected[left] = expected[right] = min(expected[left], expected[right])
+    assert cleaning.join(np.arange(count), pairs).tolist() == expected
+
+
+# All checks together ---------------------------------------------------------------------------
+
+
+def test_a_clean_collection_has_no_findings():
+    findings, content = cleaning.inspect(collection(noise(40)))
+    assert len(findings) == 0
+    assert content.tolist() == list(range(40))
+
+
+def test_a_published_test_set_stays_whole_but_for_pictures_without_label():
+    images = noise(6)
+    images[1] = images[0]  # train and test
+    images[3] = images[2]  # twice in test
+    images[4] = 0  # blank, in test
+    splits = ["train", "test", "test", "test", "test", "test"]
+    labels = ["a", "a", "a", "b", "a", ""]
+    findings, _ = cleaning.inspect(collection(images, labels, splits))
+    assert cleaning.kept(6, findings).tolist() == [1, 2, 3, 4]
+    spared = findings[findings["detail"].str.endswith("a published test set stays whole")]
+    assert set(spared["kind"]) == {"blank", "exact duplicate", "two labels"}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 11), min_size=3, max_size=40), st.data())
+def test_what_is_kept_has_labels_no_copies_no_contradictions_and_no_leaks(choice, data):
+    count = len(choice)
+    images = noise(12)[choice]
+    labels = data.draw(st.lists(st.sampled_from(["", "a", "b"]), min_size=count, max_size=count))
+    splits = data.draw(st.lists(st.sampled_from(["train", "validation"]), min_size=count, max_size=count))
+    found = collection(images, labels, splits)
+    findings, content = cleaning.inspect(found)
+    kept = cleaning.kept(count, findings)
+    assert "" not in found.labels[kept]
+    assert len(np.unique(content[kept])) == len(kept)
+    for row in set(range(count)) - set(kept):
+        assert labels[row] == "" or (np.array(choice) == choice[row]).sum() > 1  # nothing else is lost
+
+
+def test_findings_of_the_source_come_first_and_count_for_no_row():
+    odd = cleaning.Finding("x.png", "unreadable", "drop", "is cut short")
+    findings, _ = cleaning.inspect(collection(noise(20), findings=[odd], splits=["test"] * 20))
+    assert findings.loc[0, ["name", "kind", "row"]].tolist() == ["x.png", "unreadable", -1]
+    assert len(cleaning.kept(20, findings)) == 20
+
+
+def test_known_dirt_is_found_and_little_else(tmp_path, monkeypatch, fashion):
+    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path / "outputs"))
+    images, labels = fashion[0][:1500], np.char.replace(fashion[1][:1500].astype(str), "/", "-")
+    splits = np.where(np.arange(1500) < 1200, "train", "test")
+    table = rehearsal.soil(images, labels, splits, each=12, seed=0)
+    found = sources.collect(str(rehearsal.write_folder(table, tmp_path / "soiled")))
+    findings, _ = cleaning.inspect(found)
+    score = rehearsal.score(table, findings)
+    assert (score["recall"] >= 0.8).all(), score
+    assert (score["precision"] >= 0.8).all(), score
+    assert artifacts.outputs().exists()

@@ -1,0 +1,169 @@
+"""Runs the project's notebooks: with the quick profile, twice, killed midway, and as they are committed."""
+
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from helpers import artifacts, notebooks
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = notebooks.find(ROOT / "notebooks") if any((ROOT / "notebooks").glob("*.ipynb")) else {}
+CELL_TIMEOUT = 1200  # seconds; the longest cell takes about 220 on two quiet cores
+
+each_notebook = pytest.mark.parametrize("number", NOTEBOOKS, ids=[notebook.stem for notebook in NOTEBOOKS.values()])
+
+
+def helpers(*arguments: str, **named) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "helpers", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **named)
+
+
+def nbval(path: Path, outputs: Path) -> None:
+    """Runs a notebook in the project's kernel and fails with the cells whose outputs differ."""
+    options = ["--nbval", "--nbval-kernel-name", "workbook", "--nbval-kernel-startup-timeout", "180"]
+    options += ["--nbval-cell-timeout", str(CELL_TIMEOUT), "-p", "tests.nbval_plugin", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "--color=no", "--no-header", "-q", *options, str(path)]
+    environment = {**os.environ, "WORKBOOK_OUTPUTS": str(outputs)}
+    told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if told.returncode:
+        pytest.fail(f"{path.name} gives other outputs than it stores:\n{told.stdout}{told.stderr}", pytrace=False)
+
+
+def files(folder: Path, *, artifacts_only: bool = True) -> dict[str, str]:
+    """Returns the SHA-256 of each artifact by its path; not of what holds times."""
+    left_out = {".ipynb", ".html"} if artifacts_only else set()
+    names = {"run.json", "claims.json"} if artifacts_only else set()
+    return {
+        path.relative_to(folder).as_posix(): artifacts.sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix not in left_out and path.name not in names
+    }
+
+
+@pytest.fixture(scope="session")
+def quick(tmp_path_factory) -> Path:
+    """The outputs of one run with the quick profile."""
+    outputs = tmp_path_factory.mktemp("quick")
+    told = helpers("run", "--profile", "quick", "--output", str(outputs))
+    if told.returncode:
+        pytest.fail(f"`run --profile quick` ended with {told.returncode}:\n{told.stdout}{told.stderr}", pytrace=False)
+    return outputs
+
+
+@each_notebook
+def test_quick_profile_runs_and_holds_its_claims(quick, number):
+    stem = NOTEBOOKS[number].stem
+    record = json.loads((quick / stem / "run.json").read_text())
+    assert record["status"] == "ran"
+    assert record["held"] == record["claimed"] > 0
+    assert record["peak_bytes"] < 4e9
+    assert f'href="{stem}/{stem}.html"' in (quick / "index.html").read_text()
+    assert not list(quick.rglob(".partial-*"))
+
+
+@each_notebook
+def test_a_second_run_gives_the_same_outputs(quick, number, tmp_path):
+    stem = NOTEBOOKS[number].stem
+    shutil.copytree(quick, tmp_path / "again")
+    nbval(quick / stem / f"{stem}.ipynb", tmp_path / "again")
+
+
+@each_notebook
+def test_killed_midway_it_starts_again_and_makes_the_same_artifacts(quick, number, tmp_path):
+    stem = NOTEBOOKS[number].stem
+    outputs = tmp_path / "killed"
+    shutil.copytree(quick, outputs)
+    shutil.rmtree(outputs / stem)
+    run = ["run", number, "--profile", "quick", "--output", str(outputs)]
+    kill_in_the_middle(run)
+    expected = files(quick / stem)
+    whole = {name: digest for name, digest in files(outputs / stem).items() if ".partial-" not in name}
+    assert {name: expected.get(name) for name in whole} == whole, "a file was left half-written"
+    told = helpers(*run)
+    assert told.returncode == 0, told.stderr
+    assert files(outputs / stem) == expected
+    assert not list(outputs.rglob(".partial-*"))
+
+
+def kill_in_the_middle(arguments: list[str]) -> None:
+    """Starts a run on a terminal and kills it once half of its cells are done."""
+    terminal, inner = pty.openpty()
+    with subprocess.Popen([sys.executable, "-m", "helpers", *arguments], cwd=ROOT, stderr=inner, stdout=inner) as run:
+        os.close(inner)
+        shown = ""
+        while not (at := re.findall(r"cell (\d+)/(\d+)", shown)) or 2 * int(at[-1][0]) < int(at[-1][1]):
+            try:
+                shown += os.read(terminal, 4096).decode(errors="replace")
+            except OSError:  # it has ended, and closed the terminal
+                pytest.fail(f"the run ended before half of its cells: {shown}", pytrace=False)
+        time.sleep(0.3)
+        run.send_signal(signal.SIGKILL)
+    os.close(terminal)
+
+
+@pytest.fixture(scope="session")
+def committed(tmp_path_factory) -> Callable[[str], None]:
+    """A function that runs a committed notebook, after those it needs, and compares its outputs."""
+    outputs = tmp_path_factory.mktemp("committed")
+    failed: dict[str, BaseException | None] = {}
+
+    def compare(number: str) -> None:
+        if number not in failed:
+            for need in NOTEBOOKS[number].needs:
+                try:
+                    compare(need)
+                except pytest.fail.Exception:
+                    continue  # reported by its own test; what it made may do
+            try:
+                nbval(NOTEBOOKS[number].path, outputs)
+                failed[number] = None
+            except pytest.fail.Exception as failure:
+                failed[number] = failure
+        if failed[number] is not None:
+            raise failed[number]
+
+    return compare
+
+
+@each_notebook
+def test_committed_outputs_are_what_the_notebook_gives(committed, number):
+    committed(number)
+
+
+def test_plain_papermill_runs_a_notebook_from_any_folder(make, tmp_path):
+    body = make.code("claims.check('The seed is two', SEED == 2)", "seed")
+    folder = make.write_notebooks(tmp_path / "project", n01_data=make.tiny("01_data", body))
+    elsewhere = tmp_path / "else where"
+    elsewhere.mkdir()
+    command = [str(Path(sys.executable).with_name("papermill")), "-k", "workbook", "--no-progress-bar"]
+    command += [str(folder / "01_data.ipynb"), "out.ipynb", "-p", "SEED", "2"]
+    told = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert "✔ The seed is two" in (elsewhere / "out.ipynb").read_text()
+    assert (artifacts.outputs() / "01_data" / "claims.json").exists()
+
+
+def test_plain_papermill_refuses_a_parameter_that_is_not_there(make, tmp_path):
+    # papermill itself only warns.
+    folder = make.write_notebooks(tmp_path, n01_data=make.tiny("01_data"))
+    command = [str(Path(sys.executable).with_name("papermill")), "-k", "workbook", "--no-progress-bar"]
+    told = subprocess.run(
+        [*command, str(folder / "01_data.ipynb"), os.devnull, "-p", "SEEED", "2"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode != 0
+    assert "This notebook has no parameter SEEED: did you mean SEED?" in told.stderr

@@ -1,0 +1,76 @@
+import json
+
+import numpy as np
+import pytest
+
+from helpers import cleaning, data, preparation, rehearsal
+from helpers.records import SourceError
+from helpers.rehearsal import encode
+
+
+@pytest.fixture(autouse=True)
+def _own_outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path / "outputs"))
+
+
+def soiled(tmp_path, count=200):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (count, 8, 8), np.uint8)
+    labels = np.array(["cat", "dog"])[random.integers(0, 2, count)]
+    table = rehearsal.soil(images, labels, np.where(np.arange(count) < 150, "train", "test"), each=4, seed=0)
+    return str(rehearsal.write_folder(table, tmp_path / "pets"))
+
+
+def test_a_soiled_folder_becomes_a_clean_data_set(tmp_path):
+    found = data.load(preparation.prepare(soiled(tmp_path), tmp_path / "dataset"), verify=True)
+    assert found.classes == ["cat", "dog"]
+    content = cleaning.exact_groups(found.images)
+    taken = np.concatenate([content[indices] for indices in found.splits.values()])
+    assert len(np.unique(taken)) == len(taken)
+    assert len(found.splits["test"]) == 50 + 4  # the published test set, with the pictures that leaked into it
+    assert found.manifest["findings"]["unreadable"] == 4
+    assert found.manifest["source"] == "the folder pets"
+
+
+def test_two_runs_write_the_same_bytes(tmp_path):
+    source = soiled(tmp_path)
+    folders = [preparation.prepare(source, tmp_path / name, seed=3) for name in ("one", "two")]
+    one, two = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
+    assert one == two
+
+
+def test_colour_photos_of_two_classes_and_many_sizes(tmp_path):
+    random = np.random.default_rng(0)
+    for number in range(40):
+        path = tmp_path / "photos" / ("cat", "dog")[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (4, 5, 3), np.uint8).repeat(10 + number, axis=0).repeat(12, axis=1)
+        path.write_bytes(encode(pixels, "JPEG"))
+    found = data.load(preparation.prepare(str(tmp_path / "photos"), tmp_path / "dataset", size=(32, 32)))
+    assert found.shape == (32, 32, 3)
+    assert {name: len(indices) for name, indices in found.splits.items()} == {"train": 30, "validation": 4, "test": 6}
+
+
+def test_a_published_validation_set_is_kept():
+    labels = np.tile([0, 1], 20)
+    published = np.array(["train"] * 30 + ["validation"] * 10)
+    parts = preparation.split(labels, published, np.arange(40), validation=0.5, test=0.2, seed=0)
+    assert parts["validation"].tolist() == list(range(30, 40))
+    assert len(parts["test"]) == 6
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(40))
+
+
+def test_one_class_is_one_sentence(tmp_path):
+    path = tmp_path / "pets" / "cat" / "1.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(encode(np.arange(64, dtype=np.uint8).reshape(8, 8)))
+    with pytest.raises(SourceError, match="leaves 1 pictures of 1 classes: learning needs at least two"):
+        preparation.prepare(str(tmp_path / "pets"), tmp_path / "dataset")
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_the_manifest_holds_no_secrets(tmp_path):
+    from sqlalchemy.engine import make_url
+
+    assert make_url("postgresql://me:secret@host/db").password == "secret"
+    assert json.dumps(preparation.records.public("postgresql://me:secret@host/db?x=1")) == '"postgresql://host/db"'

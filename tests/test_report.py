@@ -1,0 +1,125 @@
+import base64
+import io
+import re
+import shutil
+import subprocess
+
+import nbformat
+import pytest
+from PIL import Image
+
+from helpers import artifacts, claims, report
+from helpers.outcomes import FAILED, RAN, SKIPPED, Outcome
+
+ADDRESS = re.compile(r"https?://[^\s\"'<>)]+")
+
+
+def picture() -> str:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+@pytest.fixture
+def content(make):
+    figure = make.code("plot()", "figure")
+    alt = 'A "red" square <8 x 8>'
+    figure.outputs = [
+        nbformat.v4.new_output(
+            "display_data", {"image/png": picture(), "text/plain": "Figure"}, metadata={"image/png": {"alt": alt}}
+        ),
+        nbformat.v4.new_output("stream", name="stdout", text="a < b & c\n"),
+    ]
+    aligned = r"\begin{aligned} a &= b \\ c &= d \end{aligned}"
+    text = "\n\n".join(["## Why $x^2$?", r"See [the next](02_train.ipynb#How) & $$\frac{1}{n}$$", aligned])
+    return make.tiny("01_data", make.markdown(text, "text"), figure)
+
+
+def test_page_asks_for_nothing_from_elsewhere(content):
+    page = report.page(content, "Title")
+    assert set(ADDRESS.findall(page)) == {"http://www.w3.org/1998/Math/MathML"}  # a name, not a place
+    assert "<script" not in page
+    assert "default-src 'none'" in page
+
+
+def test_pictures_have_their_alt_text(content):
+    page = report.page(content, "Title")
+    (tag,) = re.findall(r"<img[^>]*>", page)
+    assert 'src="data:image/png;base64,' in tag
+    assert "A &quot;red&quot; square &lt;8 x 8&gt;" in tag or "'A \"red\" square &lt;8 x 8&gt;'" in tag
+
+
+def test_formulas_become_mathml_in_text_and_headings(content):
+    page = report.page(content, "Title")
+    assert re.search(r'<h2 id="Why-x2\?">Why <math[^>]*>.*<msup>', page)
+    assert "<mfrac>" in page
+    assert "<mtable" in page
+    assert "$" not in page.split("<main>")[1]
+
+
+def test_a_formula_that_cannot_be_converted_can_still_be_read():
+    assert report.mathml(r"\nosuch{a<b}", block=False) == r"<code>\nosuch{a&lt;b}</code>"
+
+
+def test_arg_max_is_converted():
+    assert "<code>" not in report.mathml(r"\arg\max_i p_i", block=True)
+
+
+def test_links_between_notebooks_become_links_between_pages(content):
+    assert 'href="../02_train/02_train.html#How"' in report.page(content, "Title")
+
+
+def test_text_of_outputs_is_text(content):
+    assert "a &lt; b &amp; c" in report.page(content, "Title")
+
+
+def test_title_is_text(content):
+    assert "<title>a &lt;b&gt;</title>" in report.page(content, "a <b>")
+
+
+def test_index_lists_how_each_notebook_went_and_every_claim(monkeypatch):
+    artifacts.begin("01_data", {})
+    claims.check("More <than> one", 0.5, at_least=1, unit="pictures")
+    claims.check("It is so", True)
+    went = [
+        Outcome("01_data", "1 · Data <b>", RAN, 3, 41.0, 2_000_000_000, 1, 2),
+        Outcome("02_train", "2 · Train", FAILED, 3, 5.0, 9_000_000, 0, 0, "cell 2 raised <Error>"),
+        Outcome("03_cnn", "3 · CNN", SKIPPED, error="it needs 02_train"),
+    ]
+    page = report.index(went)
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.split("</style>")[1]))
+    assert "1 · Data &lt;b&gt; ran 41 s 2.0 GB 1 of 2" in text
+    assert "2 · Train failed: cell 2 raised &lt;Error&gt; 5 s 9 MB –" in text
+    assert "3 · CNN skipped: it needs 02_train – – –" in text
+    assert "✘ More &lt;than&gt; one 0.5 pictures ≥ 1" in text
+    assert "✔ It is so true true" in text
+    assert "href" not in page  # no page has been rendered
+
+
+def test_rendering_takes_what_ran_and_the_committed_notebook_where_nothing_did(project, make):
+    make.write_notebooks(project, n01_data=make.tiny("01_data"), n02_train=make.tiny("02_train"))
+    ran = make.tiny("01_data", make.markdown("as it ran", "ran"))
+    folder = artifacts.outputs() / "01_data"
+    folder.mkdir(parents=True)
+    nbformat.write(ran, folder / "01_data.ipynb")
+    index = report.render_all()
+    assert "as it ran" in (folder / "01_data.html").read_text()
+    assert (artifacts.outputs() / "02_train" / "02_train.html").exists()
+    assert index.read_text().count('<a href="') == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+def test_a_browser_shows_the_page_without_a_complaint(content, tmp_path):
+    (tmp_path / "page.html").write_text(report.page(content, "Title"))
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--enable-logging=stderr",
+    ]
+    arguments = [*options, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", (tmp_path / "page.html").as_uri()]
+    shown = subprocess.run(["chromium", *arguments], capture_output=True, text=True, timeout=60, check=True)
+    assert "does it run?" in shown.stdout
+    assert "CONSOLE" not in shown.stderr  # what the content policy refuses is logged there

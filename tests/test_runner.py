@@ -1,0 +1,424 @@
+import io
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from helpers import artifacts, lock, notebooks, outcomes, plans, runner
+from helpers.outcomes import Outcome
+from helpers.progress import Progress
+
+WRITE = "artifacts.write_json(out / 'list.json', [SEED, 2])\nclaims.check('The list has two entries', 2, at_least=2)"
+READ = "print(artifacts.require('01_data/list.json', made_by='01_data').read_text())"
+
+
+@pytest.fixture
+def two(project, make):
+    """A root with two notebooks; the second needs the first."""
+    first = make.tiny("01_data", make.markdown("## Writing", "writing"), make.code(WRITE, "write"))
+    second = make.tiny(
+        "02_train",
+        make.code(READ, "read"),
+        needs="notebook 01",
+        parameters="EPOCHS = 2  # passes",
+        rules="EPOCHS=(int, 1, 9)",
+    )
+    make.write_notebooks(project, n01_data=first, n02_train=second)
+    return project
+
+
+def plan(numbers=(), profile=None, **given):
+    found = notebooks.find()
+    chosen, values = plans.make(found, list(numbers), plans.read_profile(profile, found), given)
+    return [notebook.stem for notebook in chosen], values
+
+
+def made(stem):
+    """Says that a notebook has been run."""
+    outcomes.record(Outcome(stem, stem, outcomes.RAN))
+
+
+# What is to be run.
+
+
+def test_without_numbers_every_notebook_runs_in_order(two):
+    assert plan()[0] == ["01_data", "02_train"]
+
+
+@pytest.mark.parametrize("text", ["2", "02", "02_train", "notebooks/02_train.ipynb"])
+def test_a_notebook_is_named_by_number_stem_or_path(two, text):
+    made("01_data")
+    assert plan([text])[0] == ["02_train"]
+
+
+@pytest.mark.parametrize("text", ["3", "train", "02_other", ""])
+def test_a_notebook_that_is_not_there_is_refused(two, text):
+    with pytest.raises(ValueError, match="There is no notebook .*: there are 01_data, 02_train"):
+        plan([text])
+
+
+def test_what_a_notebook_needs_runs_first_if_it_was_never_run(two):
+    assert plan(["02"])[0] == ["01_data", "02_train"]
+
+
+def test_what_another_tool_has_run_counts(two):
+    artifacts.write_json(artifacts.outputs() / "01_data" / "dataset" / "manifest.json", {})
+    assert plan(["02"])[0] == ["02_train"]
+
+
+def test_what_ended_badly_is_run_again(two):
+    outcomes.record(Outcome("01_data", "1", outcomes.FAILED))
+    artifacts.write_json(artifacts.outputs() / "01_data" / "dataset" / "manifest.json", {})
+    assert plan(["02"])[0] == ["01_data", "02_train"]
+
+
+def test_a_parameter_goes_to_the_notebooks_that_know_it(two):
+    assert plan(EPOCHS="3", SEED="5")[1] == {"01_data": {"SEED": 5}, "02_train": {"EPOCHS": 3}}
+
+
+def test_a_parameter_of_a_needed_notebook_runs_it_anew(two):
+    made("01_data")
+    assert plan(["02"], SEED="5") == (["01_data", "02_train"], {"01_data": {"SEED": 5}, "02_train": {}})
+
+
+def test_a_parameter_that_no_notebook_knows_is_refused_with_a_hint(two):
+    with pytest.raises(ValueError, match="No notebook of this run has a parameter EPOCS: did you mean EPOCHS"):
+        plan(EPOCS="3")
+    with pytest.raises(ValueError, match="No notebook of this run has a parameter EPOCHS: it knows SEED"):
+        plan(["01"], EPOCHS="3")
+
+
+def test_a_value_out_of_range_is_refused_before_any_work(two):
+    with pytest.raises(ValueError, match="02_train: EPOCHS is 10: it must be from 1 to 9"):
+        runner.run(given={"EPOCHS": "10"})
+    assert not artifacts.outputs().exists()
+
+
+def test_a_profile_has_a_section_for_each_notebook_and_the_command_line_wins(two, tmp_path):
+    (tmp_path / "mine.yaml").write_text("01_data:\n  SEED: 3\n02_train:\n  EPOCHS: 1\n")
+    assert plan(profile=str(tmp_path / "mine.yaml"), EPOCHS="4")[1] == {
+        "01_data": {"SEED": 3},
+        "02_train": {"EPOCHS": 4},
+    }
+
+
+def test_a_profile_of_the_project_is_named_without_its_suffix(two):
+    folder = two / "notebooks" / "profiles"
+    folder.mkdir()
+    (folder / "quick.yaml").write_text("02_train:\n  EPOCHS: 1\n")
+    assert plan(profile="quick")[1]["02_train"] == {"EPOCHS": 1}
+    with pytest.raises(ValueError, match="no profile 'slow': name one of quick, or a YAML file"):
+        plan(profile="slow")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "is not YAML"),
+        ("- 1", "holds no sections"),
+        ("03_other:\n  A: 1", "has a section '03_other', which is no notebook: it can have 01_data, 02_train"),
+        ("01_data: 3", "The section 01_data of .* holds no `NAME: value` lines"),
+        ("01_data:\n  SEDE: 3", "01_data has no parameter SEDE: did you mean SEED"),
+        ("01_data:\n  SEED: many", "SEED is 'many': it must be a whole number"),
+        ("01_data:\n  SEED: 1.5", "SEED is 1.5: it must be a whole number"),
+    ],
+)
+def test_a_profile_that_does_not_fit_is_refused(two, tmp_path, text, message):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        plan(profile=str(tmp_path / "bad.yaml"))
+
+
+def test_an_unknown_kernel_is_refused_before_any_work(two):
+    with pytest.raises(ValueError, match="Jupyter knows no kernel named 'nix'"):
+        runner.run(kernel_name="nix")
+    assert not artifacts.outputs().exists()
+
+
+# Where it is written.
+
+
+def test_a_second_run_into_one_folder_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_PATIENCE", 0)
+    with (
+        lock.held(tmp_path),
+        pytest.raises(OSError, match=f"Another run .process {os.getpid()}. is writing to"),
+        lock.held(tmp_path),
+    ):
+        pass
+    with lock.held(tmp_path):
+        pass
+
+
+def test_the_lock_waits_for_a_run_that_is_about_to_end(tmp_path):
+    hold = (
+        "import time; from pathlib import Path; from helpers import lock\n"
+        f"with lock.held(Path({str(tmp_path)!r})): print(flush=True); time.sleep(1)"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        with lock.held(tmp_path):
+            assert holder.wait(5) == 0
+
+
+def test_what_a_killed_run_left_beside_the_index_is_removed(tmp_path):
+    (tmp_path / ".partial-1-index.html").write_text("half")
+    with lock.held(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_file_in_place_of_the_folder_is_one_sentence(tmp_path):
+    (tmp_path / "outputs").write_text("")
+    with pytest.raises(OSError, match="A file stands where the folder"), lock.held(tmp_path / "outputs"):
+        pass
+
+
+def test_a_full_disk_is_one_sentence_before_any_work(two, monkeypatch):
+    usage = type("Usage", (), {"free": 1_000_000})
+    monkeypatch.setattr(lock.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match="There is no room to write in"):
+        runner.run()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="drops a capability of Linux")
+def test_a_folder_that_cannot_be_written_is_one_sentence_and_status_2(two, make, tmp_path):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    ordinary = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
+    prefix = ordinary if os.geteuid() == 0 else []  # permissions bind root, too, once it has laid this down
+    told = subprocess.run(
+        [*prefix, *make.command(two, "run", "--output", str(locked))], capture_output=True, text=True, check=False
+    )
+    assert told.returncode == 2
+    assert re.fullmatch(r"error: The folder .*locked cannot be written \(Permission denied\): mend .*\n", told.stderr)
+    assert told.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "evalue",
+    [
+        "[Errno 28] No space left on device",
+        "[Errno 27] File too large",
+        "Can't write data (file write failed: errno = 28, …)",
+        "4096 requested and 0 written",
+        "(sqlite3.OperationalError) database or disk is full",
+    ],
+)
+def test_a_disk_that_fills_up_is_known_in_every_librarys_words(evalue):
+    from papermill.exceptions import PapermillExecutionError
+
+    error = PapermillExecutionError(cell_index=1, exec_count=1, source="", ename="OSError", evalue=evalue, traceback=[])
+    with pytest.raises(OSError, match="There is no room to write in"):
+        runner._reason(error, "cell 1 of 2", "")
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_midway_is_one_sentence_and_status_2(project, make, tmp_path):
+    body = make.code("(out / 'big.bin').write_bytes(bytes(3_000_000))", "big")
+    make.write_notebooks(project, n01_data=make.tiny("01_data", body))
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))  # noqa: E731
+    told = subprocess.run(
+        make.command(project, "run", "--output", str(tmp_path / "out")),
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=limit,
+    )
+    assert told.returncode == 2
+    assert told.stderr.splitlines()[-1].startswith("error: There is no room to write in")
+    assert "Traceback" not in told.stderr
+
+
+# How it goes.
+
+
+@pytest.mark.slow
+def test_a_run_makes_notebooks_pages_an_index_and_a_summary(two, capsys):
+    assert runner.run(given={"SEED": "7"}) == 0
+    folder = artifacts.outputs() / "01_data"
+    assert json.loads((folder / "list.json").read_text()) == [7, 2]
+    assert {path.name for path in folder.iterdir()} == {
+        "01_data.ipynb", "01_data.html", "claims.json", "parameters.json", "list.json", "run.json"
+    }  # fmt: skip
+    first, second = outcomes.read_all()
+    assert (first.status, first.cells, first.held, first.claimed) == ("ran", 4, 1, 1)
+    assert first.seconds > 0
+    assert first.peak_bytes > 20e6  # an empty Python takes as much
+    assert second.claimed == 0
+    index = (artifacts.outputs() / "index.html").read_text()
+    assert '<a href="01_data/01_data.html">1 · Data: does it run?</a>' in index
+    assert "The list has two entries" in index
+    told = capsys.readouterr()
+    assert re.search(r"^01_data +\d+ s +\d+ MB  1 of 1$", told.out, re.MULTILINE)
+    assert re.search(r"^01_data: cell 4/4 · Writing$", told.err, re.MULTILINE)
+    assert re.search(r"^02_train: 3 cells, \d+ s, \d+ MB, 0 of 0 claims held$", told.err, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_a_failed_claim_stops_nothing_and_ends_with_status_1(two, make, capsys):
+    claim = make.tiny("01_data", make.code(WRITE.replace("2, at_least=2", "1, at_least=2"), "write"))
+    make.write_notebooks(two, n01_data=claim)
+    assert runner.run() == 1
+    assert [outcome.status for outcome in outcomes.read_all()] == ["ran", "ran"]
+    assert "✘ 01_data: The list has two entries (measured 1.0, expected ≥ 2)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("1 / 0", "cell 3 of 4 raised ZeroDivisionError: division by zero"),
+        ("import sys; sys.exit(0)", "it stopped after cell 3 of 4 without an error, and the cell 'after' never ran"),
+        ("import os; os.kill(os.getpid(), 9)", "the kernel ended in cell 3 of 4 by SIGKILL, often for want of memory"),
+    ],
+)
+def test_a_failed_notebook_skips_those_that_need_it_and_no_others(project, make, capsys, source, error):
+    bad = make.tiny("01_data", make.code(source, "bad"), make.code("print(1)", "after"))
+    make.write_notebooks(
+        project, n01_data=bad, n02_train=make.tiny("02_train", needs="01"), n03_free=make.tiny("03_free")
+    )
+    assert runner.run() == 1
+    first, second, third = outcomes.read_all()
+    assert (first.status, first.error) == ("failed", error)
+    assert (second.status, second.error) == ("skipped", "it needs 01_data, which did not end well")
+    assert third.status == "ran"
+    assert (artifacts.outputs() / "01_data" / "01_data.html").exists()
+    assert f"failed: {error}" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_modules_beside_the_reader_do_not_stand_in_for_the_projects(project, make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "helpers.py").write_text("raise RuntimeError('the wrong one')")
+    (tmp_path / "pictures").mkdir()
+    body = make.code("from pathlib import Path\nPath('pictures').is_dir() or 1 / 0", "relative")
+    make.write_notebooks(project, n01_data=make.tiny("01_data", body))
+    assert runner.run() == 0
+
+
+@pytest.mark.slow
+def test_refresh_writes_equal_files_and_only_after_a_clean_run(two, make, capsys):
+    assert runner.refresh() == 0
+    file = two / "notebooks" / "01_data.ipynb"
+    once = file.read_bytes()
+    cells = nbformat.read(file, as_version=4).cells
+    assert [cell.execution_count for cell in cells if cell.cell_type == "code"] == [1, 2, 3]
+    assert cells[-1].outputs[0].text == "✔ The list has two entries\n"
+    assert runner.refresh() == 0
+    assert file.read_bytes() == once
+    make.write_notebooks(two, n02_train=make.tiny("02_train", make.code("claims.check('No', False)", "no"), needs="01"))
+    before = (two / "notebooks" / "02_train.ipynb").read_bytes()
+    assert runner.refresh() == 1
+    assert (two / "notebooks" / "02_train.ipynb").read_bytes() == before
+    assert file.read_bytes() == once
+    assert "Nothing was written into notebooks/" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_refresh_refuses_a_path_of_this_machine(project, make):
+    make.write_notebooks(project, n01_data=make.tiny("01_data", make.code("print(out)", "where")))
+    with pytest.raises(
+        ValueError, match=r"01_data\.ipynb cannot be committed, and nothing was written: The cell 'where' shows"
+    ):
+        runner.refresh()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_ended_takes_its_kernel_with_it(project, make, tmp_path, number):
+    pid = tmp_path / "kernel.pid"
+    body = make.code(f"import os, time\nopen({str(pid)!r}, 'w').write(f'{{os.getpid()}} ')\ntime.sleep(60)", "long")
+    make.write_notebooks(project, n01_data=make.tiny("01_data", body))
+    with subprocess.Popen(make.command(project, "run"), stderr=subprocess.PIPE, text=True) as run:
+        kernel = int(wait_for(lambda: pid.exists() and pid.read_text().endswith(" ") and pid.read_text()))
+        run.send_signal(number)
+        told = run.stderr.read()
+        status = run.wait(20)
+    assert status == (-9 if number == signal.SIGKILL else 130)
+    assert wait_for(lambda: not Path(f"/proc/{kernel}").exists(), 5)
+    assert "Traceback" not in told
+    assert not list(artifacts.outputs().rglob(".partial-*"))
+    with lock.held(artifacts.outputs()):  # it is free again
+        pass
+
+
+@pytest.mark.slow
+def test_the_lock_of_a_killed_run_lasts_as_long_as_its_kernel(project, make, tmp_path, monkeypatch):
+    pid = tmp_path / "kernel.pid"
+    body = make.code(f"import os, time\nopen({str(pid)!r}, 'w').write(f'{{os.getpid()}} ')\ntime.sleep(60)", "long")
+    make.write_notebooks(project, n01_data=make.tiny("01_data", body))
+    with subprocess.Popen(make.command(project, "run"), stderr=subprocess.DEVNULL) as run:
+        kernel = int(wait_for(lambda: pid.exists() and pid.read_text().endswith(" ") and pid.read_text()))
+        os.kill(kernel, signal.SIGSTOP)
+        run.kill()
+    try:
+        monkeypatch.setattr(lock, "_PATIENCE", 0)
+        with pytest.raises(OSError, match="Another run"), lock.held(artifacts.outputs()):
+            pass
+    finally:
+        os.kill(kernel, signal.SIGCONT)
+    monkeypatch.setattr(lock, "_PATIENCE", 5)
+    with lock.held(artifacts.outputs()):  # the kernel has seen that it is alone, and ended
+        pass
+
+
+def wait_for(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if result := condition():
+            return result
+        time.sleep(0.1)
+    raise AssertionError("waited in vain")
+
+
+# What is seen meanwhile.
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def outcome(**changed):
+    return Outcome("01_data", "1 · Data", "ran", 3, 41.3, 1_200_000_000, 2, 3)._replace(**changed)
+
+
+def test_a_log_gets_a_line_for_each_section(make):
+    log = io.StringIO()
+    progress = Progress(log)
+    cells = make.tiny("01_data", make.markdown("## First\ntext", "a"), make.code("1", "b"), make.code("2", "c")).cells
+    progress.begin("01_data", cells, inserted=False)
+    for index in range(len(cells)):
+        progress.cell(index)
+    progress.tick(1.0, 100)
+    progress.end(outcome())
+    assert log.getvalue().splitlines() == [
+        "01_data: cell 1/4",
+        "01_data: cell 3/4 · First",
+        "01_data: 3 cells, 41 s, 1.2 GB, 2 of 3 claims held",
+    ]
+
+
+def test_a_terminal_gets_one_live_line_no_wider_than_it_is(make, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    terminal = Terminal()
+    progress = Progress(terminal)
+    cells = make.tiny("01_data", make.markdown("## A section with a long title", "a"), make.code("1", "b")).cells
+    progress.begin("01_data", cells, inserted=True)
+    for index in range(len(cells) + 1):
+        progress.cell(index)
+    progress.tick(61.0, 57_000_000)
+    assert "\n" not in terminal.getvalue()
+    line = terminal.getvalue().split("\r\x1b[K")[-1]
+    assert line == "01_data  cell 4/4 · 61 s · 57 MB · A sec"[:39]
+    progress.end(outcome(status="failed", error="cell 4 of 4 raised"))
+    assert terminal.getvalue().endswith("\r\x1b[K01_data: failed: cell 4 of 4 raised\n")

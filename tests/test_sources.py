@@ -1,0 +1,371 @@
+import gzip
+import hashlib
+import json
+import os
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers import artifacts, records, rehearsal, sources
+from helpers.records import Limits, SourceError
+from helpers.rehearsal import encode
+from helpers.sources import collect, open_source
+
+GREY = np.arange(30, dtype=np.uint8).reshape(5, 6)
+COLOUR = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def _own_outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path / "outputs"))
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Writes files into a folder and returns it."""
+
+    def write(files):
+        for name, content in files.items():
+            path = os.path.join(tmp_path / "pets", name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as file:
+                file.write(content)
+        return str(tmp_path / "pets")
+
+    return write
+
+
+def idx_bytes(array):
+    return bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+# Folders ---------------------------------------------------------------------------------------
+
+
+def test_the_first_folder_is_the_class_and_deeper_ones_group(tree):
+    root = tree({"cat/1.png": encode(GREY), "cat/monday/2.png": encode(GREY), "dog/3.png": encode(GREY)})
+    found = collect(root)
+    assert found.names.tolist() == ["cat/1.png", "cat/monday/2.png", "dog/3.png"]
+    assert found.labels.tolist() == ["cat", "cat", "dog"]
+    assert found.splits.tolist() == ["", "", ""]
+    assert found.classes == ["cat", "dog"]
+
+
+def test_folders_named_after_splits_are_published_splits(tree):
+    root = tree({"training/cat/1.png": encode(GREY), "val/cat/2.png": encode(GREY), "Test/dog/x/3.png": encode(GREY)})
+    found = collect(root)
+    assert sorted(zip(found.labels, found.splits, strict=True)) == [
+        ("cat", "train"), ("cat", "validation"), ("dog", "test"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["cat/1", "test/2"], [("cat", None), ("test", None)]),  # a class that happens to be called test
+        (["train/1", "test/2"], [("train", None), ("test", None)]),  # nothing lies deeper
+        (["pets/cat/1", "pets/dog/2"], [("cat", None), ("dog", None)]),
+        (["cat/1"], [("cat", None)]),
+        (["cat/monday/1", "dog/2"], [("cat", None), ("dog", None)]),
+        (["1", "cat/2"], [(None, None), ("cat", None)]),
+        (["data/train/1", "data/train/cat/2"], [(None, "train"), ("cat", "train")]),
+    ],
+)
+def test_layouts(paths, expected):
+    parts = [tuple(path.split("/")) for path in paths]
+    found = records.layout(parts)
+    assert [found.place(each) for each in parts] == expected
+
+
+def test_what_is_no_picture_becomes_a_finding_and_the_rest_is_collected(tree):
+    root = tree(
+        {
+            "cat/1.png": encode(GREY), "cat/empty.png": b"", "cat/drawing.png": b"<svg/>", "cat/run.png": b"#!/bin/sh",
+            "cat/half.png": encode(COLOUR)[:60], "dog/鞋\n.png": encode(GREY), "dog/notes.txt": b"hello",
+            "cat/.hidden": b"",
+        }
+    )  # fmt: skip
+    found = collect(root)
+    assert found.names.tolist() == ["cat/1.png", "dog/鞋\\n.png"]
+    assert dict(zip(found.findings["name"], found.findings["detail"], strict=True)) == {
+        "cat/drawing.png": "is an SVG drawing, which has no pixels",
+        "cat/empty.png": "is empty (0 bytes)",
+        "cat/half.png": "is cut short",
+        "cat/run.png": "is a script",
+        "dog/notes.txt": "is not a picture of a kept format (PNG, JPEG, GIF, BMP, TIFF, WEBP, PPM)",
+    }
+    assert set(found.findings["action"]) == {"drop"}
+
+
+def test_bytes_in_names_that_are_no_text_print_safely(tmp_path, tree):
+    root = tree({"cat/1.png": encode(GREY)})
+    with open(os.fsencode(root) + b"/cat/\xff\xfe.png", "wb") as file:
+        file.write(encode(GREY))
+    names = collect(root).names.tolist()
+    assert names[0] == "cat/1.png"
+    names[1].encode("utf-8")
+
+
+def test_links_that_lead_out_are_findings(tmp_path, tree):
+    root = tree({"cat/1.png": encode(GREY)})
+    (tmp_path / "secret.png").write_bytes(encode(GREY))
+    os.symlink(tmp_path / "secret.png", f"{root}/cat/out.png")
+    os.symlink(f"{root}/cat/1.png", f"{root}/cat/inside.png")
+    os.symlink(tmp_path, f"{root}/dog")
+    os.symlink("loop.png", f"{root}/cat/loop.png")
+    os.mkfifo(f"{root}/cat/pipe.png")
+    found = collect(root)
+    assert found.names.tolist() == ["cat/1.png", "cat/inside.png"]
+    assert sorted(zip(found.findings["name"], found.findings["kind"], strict=True)) == [
+        ("cat/loop.png", "unreadable"), ("cat/out.png", "unsafe name"), ("cat/pipe.png", "not a file"),
+        ("dog", "not a file"),
+    ]  # fmt: skip
+
+
+def test_a_class_without_a_picture_is_a_finding(tmp_path, tree):
+    root = tree({"cat/1.png": encode(GREY)})
+    os.mkdir(f"{root}/dog")
+    assert collect(root).findings[["name", "kind"]].to_numpy().tolist() == [["dog", "empty class"]]
+
+
+@pytest.mark.parametrize("files", [{}, {"cat/notes.txt": b"hello"}])
+def test_a_folder_without_a_picture_is_one_sentence(tmp_path, tree, files):
+    (tmp_path / "pets").mkdir()
+    with pytest.raises(SourceError, match="No picture in the folder pets"):
+        collect(tree(files))
+
+
+def test_a_source_that_is_not_there_is_one_sentence():
+    with pytest.raises(SourceError, match="There is no 'pets-of-mine': a source is a folder"):
+        open_source("pets-of-mine")
+
+
+# Size and channels -----------------------------------------------------------------------------
+
+
+def test_the_size_of_nearly_all_pictures_is_the_size(tree):
+    root = tree({f"cat/{i:02d}.png": encode(GREY) for i in range(19)} | {"dog/odd.png": encode(np.tile(GREY, (3, 3)))})
+    found = collect(root)
+    assert found.images.shape == (20, 5, 6, 1)
+    assert found.originals.iloc[-1].tolist() == [15, 18, "L"]
+
+
+def test_mixed_sizes_give_their_median_brought_down(tree):
+    sizes = [(100, 300), (200, 400), (300, 500)]
+    root = tree({f"cat/{h}.png": encode(np.zeros((h, w, 3), np.uint8)) for h, w in sizes})
+    assert collect(root).images.shape == (3, 64, 128, 3)
+    assert collect(root, largest=64).images.shape == (3, 32, 64, 3)
+
+
+def test_grey_and_colour_mix_to_colour_unless_nearly_all_are_grey(tree):
+    root = tree({"cat/1.png": encode(GREY), "cat/2.png": encode(COLOUR)})
+    found = collect(root)
+    assert found.images.shape == (2, 5, 6, 3)
+    assert np.array_equal(found.images[0], np.repeat(GREY[..., None], 3, axis=-1))
+    assert np.array_equal(found.images[1], COLOUR)
+    assert collect(root, channels=1).images.shape == (2, 5, 6, 1)
+
+
+def test_formats_and_orientations_may_mix(tmp_path, tree):
+    root = tree({"cat/1.png": encode(GREY), "cat/2.bmp": encode(GREY, "BMP"), "cat/3.TIF": encode(GREY, "TIFF")})
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(GREY)).save(f"{root}/cat/4.webp", lossless=True, exif=exif)
+    found = collect(root, channels=1)
+    assert (found.images == GREY[..., None]).all()
+
+
+def test_a_huge_picture_costs_no_memory(tree):
+    root = tree({"cat/1.png": encode(GREY), "cat/huge.png": encode(np.zeros((3000, 3000), np.uint8))})
+    found = collect(root, limits=Limits(pixels=1_000_000))
+    assert found.findings["detail"].tolist() == ["is 3000 x 3000, more than the 1,000,000 pixels allowed"]
+
+
+def test_memory_stays_bounded_while_the_set_grows(tmp_path, tree):
+    root = tree({"cat/0.png": encode(np.zeros((256, 256, 3), np.uint8))})
+    for number in range(1, 2000):
+        os.link(f"{root}/cat/0.png", f"{root}/cat/{number}.png")
+    program = (
+        "import resource, sys; from helpers import sources; sources.open_source('');"
+        "base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        f"found = sources.collect({root!r}, largest=256); assert found.images.nbytes > 390e6;"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) // 1024)"
+    )
+    grown = int(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
+    assert grown < 150, f"{grown} MB more for a set of 393 MB"
+
+
+# CSV -------------------------------------------------------------------------------------------
+
+
+def test_a_csv_names_paths_labels_and_splits(tmp_path, tree):
+    root = tree({"a.png": encode(GREY), "b/c.png": encode(COLOUR)})
+    with open(f"{root}/list.csv", "w", encoding="utf-8-sig") as file:
+        file.write("split,label,path\ntrain, cat ,a.png\ntest,,b/c.png\n,dog,none.png\n")
+    found = collect(f"{root}/list.csv")
+    assert list(zip(found.names, found.labels, found.splits, strict=True)) == [
+        ("a.png", "cat", "train"), ("b/c.png", "", "test"),
+    ]  # fmt: skip
+    assert found.findings[["name", "detail"]].to_numpy().tolist() == [["none.png", "is not there"]]
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd", "a/../../secret.png", "link.png"])
+def test_a_csv_cannot_name_files_outside_its_folder(tmp_path, tree, path):
+    root = tree({"list.csv": f"path,label\na.png,cat\n{path},cat\n".encode(), "a.png": encode(GREY)})
+    (tmp_path / "secret.png").write_bytes(encode(GREY))
+    os.symlink(tmp_path / "secret.png", f"{root}/link.png")
+    found = collect(f"{root}/list.csv")
+    assert found.names.tolist() == ["a.png"]
+    assert found.findings["kind"].tolist() == ["unsafe name"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"file,class\na.png,cat\n", "has the columns file, class: its first line is to name `path` and `label`"),
+        (b"", "has the columns nothing"),
+        (b"path,label\n\xff\xfe,cat\n", "is not a CSV file in UTF-8"),
+        (b'path,label\n"a.png,cat\n', "is not a CSV file in UTF-8"),
+        (b"path,label,split\na.png,cat,holdout\n", "split is called 'holdout'"),
+    ],
+)
+def test_a_broken_csv_is_one_sentence(tree, content, message):
+    root = tree({"list.csv": content, "a.png": encode(GREY)})
+    with pytest.raises(SourceError, match=message):
+        collect(f"{root}/list.csv")
+
+
+def test_a_csv_row_that_is_too_short_is_a_finding(tree):
+    root = tree({"list.csv": b"path,label\na.png\n\x00.png,cat\n,cat\n", "a.png": encode(GREY)})
+    found = collect(f"{root}/list.csv")
+    assert found.labels.tolist() == [""]
+    assert len(found.findings) == 2
+
+
+# IDX -------------------------------------------------------------------------------------------
+
+
+def write_idx(folder, *, zipped=True, **changes):
+    folder.mkdir(exist_ok=True)
+    random = np.random.default_rng(0)
+    contents = {
+        "train-images-idx3-ubyte": idx_bytes(random.integers(0, 256, (7, 4, 3), np.uint8)),
+        "train-labels-idx1-ubyte": idx_bytes(np.arange(7, dtype=np.uint8)),
+        "t10k-images-idx3-ubyte": idx_bytes(random.integers(0, 256, (2, 4, 3), np.uint8)),
+        "t10k-labels-idx1-ubyte": idx_bytes(np.array([3, 1], np.uint8)),
+    } | {name.replace("_", "-"): content for name, content in changes.items()}
+    for name, content in contents.items():
+        path = folder / (name + ".gz" if zipped else name)
+        path.write_bytes(gzip.compress(content) if zipped else content)
+    return contents
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_idx_files_come_in_their_order_with_published_splits(tmp_path, zipped):
+    contents = write_idx(tmp_path / "mnist", zipped=zipped)
+    found = collect(str(tmp_path / "mnist"))
+    assert found.images.shape == (9, 4, 3, 1)
+    assert found.images[:7].tobytes() == contents["train-images-idx3-ubyte"][16:]
+    assert found.labels.tolist() == ["0", "1", "2", "3", "4", "5", "6", "3", "1"]
+    assert found.splits.tolist() == ["train"] * 7 + ["test"] * 2
+    assert found.names[[0, 8]].tolist() == ["train/00000", "t10k/00001"]
+
+
+def test_idx_classes_and_checksums_are_read(tmp_path):
+    contents = write_idx(tmp_path / "mnist")
+    names = list("abcdefg")
+    (tmp_path / "mnist" / "classes.json").write_text(json.dumps(names))
+    sums = {name: {"sha256": hashlib.sha256(content).hexdigest()} for name, content in contents.items()}
+    (tmp_path / "mnist" / "checksums.json").write_text(json.dumps(sums))
+    found = collect(str(tmp_path / "mnist"))
+    assert found.classes == names
+    assert found.labels.tolist() == [*names, "d", "b"]
+    sums["t10k-images-idx3-ubyte"]["sha256"] = "0" * 64
+    (tmp_path / "mnist" / "checksums.json").write_text(json.dumps(sums))
+    with pytest.raises(SourceError, match="t10k-images-idx3-ubyte.gz is not what checksums.json says"):
+        collect(str(tmp_path / "mnist"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_labels_idx1_ubyte": idx_bytes(np.zeros(6, np.uint8))}, "differ in number"),
+        ({"train_labels_idx1_ubyte": idx_bytes(np.zeros(8, np.uint8))}, "differ in number"),
+        ({"train_images_idx3_ubyte": b"\0\0\x08\x03" + struct.pack(">3I", 7, 4, 3) + b"xx"}, "damaged or cut short"),
+        ({"train_images_idx3_ubyte": b"\0\0\x08\x03" + struct.pack(">3I", 2**31, 4, 2**31)}, "more than allowed"),
+        ({"train_images_idx3_ubyte": b"\0\0\x0d\x03" + bytes(12)}, "no IDX file"),
+        ({"train_labels_idx1_ubyte": idx_bytes(np.zeros(7, np.uint8)) + b"more"}, "damaged or cut short"),
+    ],
+)
+def test_broken_idx_files_are_one_sentence(tmp_path, change, message):
+    write_idx(tmp_path / "mnist", **change)
+    with pytest.raises(SourceError, match=message):
+        collect(str(tmp_path / "mnist"))
+
+
+def test_half_a_gz_and_missing_labels_are_one_sentence(tmp_path):
+    write_idx(tmp_path / "mnist")
+    path = tmp_path / "mnist" / "train-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(SourceError, match="damaged or cut short"):
+        collect(str(tmp_path / "mnist"))
+    (tmp_path / "mnist" / "train-labels-idx1-ubyte.gz").unlink()
+    with pytest.raises(SourceError, match="it holds the labels"):
+        collect(str(tmp_path / "mnist"))
+
+
+def test_fashion_mnist_is_embedded_and_whole():
+    found = collect("")
+    assert found.images.shape == (70_000, 28, 28, 1)
+    assert found.splits[[0, 59_999, 60_000]].tolist() == ["train", "train", "test"]
+    assert found.classes[0] == "T-shirt/top"
+    assert np.array_equal(np.unique(found.labels, return_counts=True)[1], [7000] * 10)
+    assert hashlib.sha256(idx_bytes(found.images[:60_000, ..., 0])).hexdigest() == (
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"
+    )
+
+
+# All of them -----------------------------------------------------------------------------------
+
+
+def test_every_kind_of_source_hands_out_the_same_pictures(tmp_path):
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (300, 8, 8), np.uint8)
+    labels = np.array(["cat", "dog"])[random.integers(0, 2, 300)]
+    splits = np.where(np.arange(300) < 250, "train", "test")
+    table = rehearsal.soil(images, labels, splits, each=4, seed=0)
+    folder = rehearsal.write_folder(table, tmp_path / "pets")
+    rehearsal.write_zip(table, tmp_path / "pets.zip")
+    query = "SELECT picture, label, name, split FROM pictures ORDER BY id"
+    database = rehearsal.write_sqlite(table, tmp_path / "pets.db")
+    with rehearsal.serve(tmp_path, break_after=10_000) as server:
+        opened = [
+            open_source(str(folder)), open_source(str(tmp_path / "pets.zip")), open_source(f"{server.url}/pets.zip"),
+            open_source(f"sqlite:///{database}", query=query),
+            open_source(str(rehearsal.write_csv(table, folder, tmp_path / "pets.csv"))),
+        ]  # fmt: skip
+    found = [collect(source) for source in opened]
+    contents = [sorted(zip((i.tobytes() for i in c.images), c.labels, c.splits, strict=True)) for c in found]
+    assert all(content == contents[0] for content in contents)
+    assert len(contents[0]) == 300 + 9 * 4
+    assert all(len(c.findings) == 4 for c in found)
+
+
+def test_nothing_is_left_in_the_output_folder(tree):
+    collect(tree({"cat/1.png": encode(GREY)}))
+    assert [path for path in artifacts.outputs().rglob("*") if path.is_file()] == []
+
+
+def test_a_collection_outlives_its_file(tree):
+    found = collect(tree({"cat/1.png": encode(GREY)}))
+    assert isinstance(found.images, np.memmap)
+    assert np.array_equal(found.images[0, ..., 0], GREY)
+    assert not found.images.flags.writeable
+
+
+def test_decode_is_offered_here_as_well():
+    assert sources.decode(encode(GREY)).size == (6, 5)

@@ -1,0 +1,476 @@
+"""The notebooks as files, and the rules that hold between the project's files."""
+
+import ast
+import base64
+import copy
+import io
+import re
+import statistics
+import subprocess
+import sys
+import tokenize
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers import notebooks
+from helpers.doctor import locked_versions
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+IGNORED = "nbval-ignore-output"
+TAGS = re.compile(r"parameters|hide-input|nbval-ignore-output|nbval-tolerance-(\d*\.?\d+(e-?\d+)?)")
+# A path that begins at the root, at home or above: in quotes, as code writes it. "/" alone joins paths.
+ABSOLUTE = re.compile(r"""["'](?:/(?:home|root|tmp|work|usr|var|mnt|opt|Users|etc)\b|~/|\.\./|[A-Za-z]:\\)""")
+MACHINE = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|Users)/[\w.]")
+
+
+def code_cells(content) -> list:
+    return [cell for cell in content.cells if cell.cell_type == "code"]
+
+
+def tags(cell) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def texts(cell) -> str:
+    """All text that nbval compares of a cell's outputs."""
+    parts = [output.text for output in cell.outputs if output.output_type == "stream" and output.name == "stdout"]
+    for output in cell.outputs:
+        if output.output_type in ("display_data", "execute_result"):
+            parts += [str(value) for kind, value in output.data.items() if kind.startswith("text/")]
+    return "".join(parts)
+
+
+def pictures(content) -> Iterator[tuple]:
+    for cell in code_cells(content):
+        for output in cell.outputs:
+            for kind in ("image/png", "image/jpeg"):
+                if kind in output.get("data", {}):
+                    yield cell, output, kind
+
+
+# Each check yields what is wrong, in a sentence that names the cell.
+
+
+def executed_in_order(content, path: Path) -> Iterator[str]:
+    for expected, cell in enumerate(code_cells(content), 1):
+        if (count := cell.execution_count) != expected:
+            yield f"cell {cell.id!r} has execution count {count}, not {expected}: run all in a fresh kernel"
+
+
+def without_errors(content, path: Path) -> Iterator[str]:
+    for cell in code_cells(content):
+        if any(output.output_type == "error" for output in cell.outputs):
+            yield f"cell {cell.id!r} stores an error"
+        if any(output.output_type == "stream" and output.name == "stderr" for output in cell.outputs):
+            yield f"cell {cell.id!r} stores what was written to stderr"
+
+
+def with_a_title_and_an_end(content, path: Path) -> Iterator[str]:
+    first = content.cells[0]
+    number = int(path.name[:2])
+    if first.cell_type != "markdown" or not re.match(rf"# {number} · .+\?$", first.source.splitlines()[0]):
+        yield f"the first cell does not begin with `# {number} · Topic: a question?`"
+    for word in ("**You will**", "**Needs**", "**Takes**"):
+        if word not in first.source:
+            yield f"the first cell has no {word}"
+    headings = [
+        line
+        for c in content.cells
+        if c.cell_type == "markdown"
+        for line in c.source.splitlines()
+        if line.startswith("#")
+    ]
+    if "## Summary" not in headings:
+        yield "there is no heading `## Summary`"
+    if len([heading for heading in headings if heading.startswith("# ")]) != 1:
+        yield "there is not exactly one heading of the first level"
+
+
+def with_one_parameters_cell_before_the_setup(content, path: Path) -> Iterator[str]:
+    cells = code_cells(content)
+    tagged = [index for index, cell in enumerate(cells) if "parameters" in tags(cell)]
+    if tagged != [0]:
+        yield "the first code cell, and no other, is to have the tag `parameters`"
+        return
+    if any("injected-parameters" in tags(cell) for cell in cells):
+        yield "it was run with other parameters than its own"
+    setup = cells[1].source if len(cells) > 1 else ""
+    if "parameters.check(globals()" not in setup or f'artifacts.begin("{path.stem}"' not in setup:
+        yield f'the second code cell is to call parameters.check(globals(), …) and artifacts.begin("{path.stem}", …)'
+
+
+def with_commented_literals_as_parameters(content, path: Path) -> Iterator[str]:
+    source = next((cell.source for cell in code_cells(content) if "parameters" in tags(cell)), "")
+    commented = {
+        token.start[0]
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    }
+    for statement in ast.parse(source).body:
+        target = getattr(statement, "target", None) or getattr(statement, "targets", [None])[0]
+        name = getattr(target, "id", "?")
+        if not isinstance(statement, ast.Assign | ast.AnnAssign) or not name.isupper():
+            yield f"the parameters cell holds more than NAME = value: {ast.unparse(statement)}"
+            continue
+        try:
+            ast.literal_eval(statement.value)
+        except ValueError:
+            yield f"the parameter {name} is not a literal"
+        if statement.end_lineno not in commented:
+            yield f"the parameter {name} has no comment behind it"
+
+
+def with_short_cells(content, path: Path) -> Iterator[str]:
+    lengths = {
+        cell.id: len([line for line in cell.source.splitlines() if line.strip()]) for cell in code_cells(content)
+    }
+    if statistics.median(lengths.values()) > 6:
+        yield f"the median length of the code cells is {statistics.median(lengths.values())} lines, above 6"
+    for name, length in lengths.items():
+        if length > 25:
+            yield f"cell {name!r} has {length} lines, above 25"
+
+
+def with_code_that_belongs_in_a_notebook(content, path: Path) -> Iterator[str]:
+    for cell in code_cells(content):
+        if re.search(r"^\s*[!%]", cell.source, re.MULTILINE):
+            yield f"cell {cell.id!r} has a shell command or a magic"
+            continue
+        if ABSOLUTE.search(cell.source):
+            yield f"cell {cell.id!r} names a path that is absolute, at home or above"
+        if "filterwarnings" in cell.source or "simplefilter" in cell.source:
+            yield f"cell {cell.id!r} hides warnings"
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.ClassDef):
+                yield f"cell {cell.id!r} defines the class {node.name}"
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno + 1 > 15:
+                yield f"cell {cell.id!r} defines {node.name} of {node.end_lineno - node.lineno + 1} lines, above 15"
+            if isinstance(node, ast.ImportFrom) and any(name.name == "*" for name in node.names):
+                yield f"cell {cell.id!r} imports *"
+
+
+def with_outputs_that_hold_elsewhere(content, path: Path) -> Iterator[str]:
+    for cell in code_cells(content):
+        if MACHINE.search(texts(cell)):
+            yield f"cell {cell.id!r} shows a path of the machine it ran on"
+        if re.search(r"\d%\|[█▏▎▍▌▋▊▉ #]*\||\[=+>?\.*\]|\x08|\r(?!\n)|━━", texts(cell)):
+            yield f"cell {cell.id!r} shows a progress bar"
+        for output in cell.outputs:
+            if any("widget" in kind for kind in output.get("data", {})):
+                yield f"cell {cell.id!r} shows a widget"
+
+
+def with_most_cells_compared(content, path: Path) -> Iterator[str]:
+    cells = code_cells(content)
+    compared = [cell for cell in cells if texts(cell).strip() and IGNORED not in tags(cell)]
+    if len(compared) < 0.6 * len(cells):
+        yield f"nbval compares the text of {len(compared)} of {len(cells)} code cells, fewer than 60%"
+
+
+def with_known_tags_and_readable_ids(content, path: Path) -> Iterator[str]:
+    for cell in content.cells:
+        for tag in tags(cell):
+            if not TAGS.fullmatch(tag):
+                yield f"cell {cell.id!r} has the tag {tag!r}, which means nothing here"
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", cell.id) or re.fullmatch(r"[0-9a-f]{8}|[0-9a-f-]{32,}", cell.id):
+            yield f"cell id {cell.id!r} is not a short name such as 'setup'"
+
+
+def with_figures_that_show_something_and_say_what(content, path: Path) -> Iterator[str]:
+    for cell, output, kind in pictures(content):
+        if len(output.metadata.get(kind, {}).get("alt", "").strip()) < 10:
+            yield f"a picture of cell {cell.id!r} has no alt text: publish it with plotting.show(figure, alt=…)"
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(output.data[kind]))).convert("L"), dtype=float)
+        if pixels.std() < 1.0:
+            yield f"a picture of cell {cell.id!r} is blank"
+
+
+def as_refresh_writes_it(content, path: Path) -> Iterator[str]:
+    allowed = {"kernelspec", "language_info"}
+    if extra := set(content.metadata) - allowed:
+        yield f"the metadata hold {', '.join(sorted(extra))}: write it with `make refresh`"
+    if content.metadata.get("kernelspec", {}).get("name") != "workbook":
+        yield "the kernel is not `workbook`"
+    for cell in content.cells:
+        if extra := set(cell.metadata) - {"tags"}:
+            yield f"the metadata of cell {cell.id!r} hold {', '.join(sorted(extra))}: write it with `make refresh`"
+
+
+CHECKS = [
+    executed_in_order,
+    without_errors,
+    with_a_title_and_an_end,
+    with_one_parameters_cell_before_the_setup,
+    with_commented_literals_as_parameters,
+    with_short_cells,
+    with_code_that_belongs_in_a_notebook,
+    with_outputs_that_hold_elsewhere,
+    with_most_cells_compared,
+    with_known_tags_and_readable_ids,
+    with_figures_that_show_something_and_say_what,
+    as_refresh_writes_it,
+]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is(path, check):
+    assert list(check(nbformat.read(path, as_version=4), path)) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_smaller_than_a_megabyte_and_a_half(path):
+    assert path.stat().st_size < 1_500_000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_valid_and_equal_to_its_normalised_form(path, tmp_path):
+    content = nbformat.read(path, as_version=4)
+    nbformat.validate(content)
+    notebooks.write(notebooks.normalise(content), tmp_path / path.name)
+    assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_rules_of_the_parameters_can_be_read_before_a_run(path):
+    # So that `run -p EPOCHS 0` is refused before any notebook runs.
+    notebook = notebooks.read(path)
+    assert notebook.rules is not None
+    assert set(notebook.rules) == set(notebook.defaults)
+    notebooks.with_parameters(notebook, notebook.defaults)
+
+
+# Each check sees what it is for.
+
+
+@pytest.fixture
+def good(make):
+    """A notebook in which every check finds nothing."""
+    figure = make.code("plot()", "figure")
+    claim = make.code("claim()", "claim")
+    table = make.code("claims.table()", "table", IGNORED)
+    body = [make.markdown("## A section", "section"), figure, claim, make.markdown("## Summary", "summary"), table]
+    content = make.tiny("01_data", *body)
+    cells = code_cells(content)
+    for count, cell in enumerate(cells, 1):
+        cell.execution_count = count
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((8, 8)).save(file, "PNG")
+    data = {"image/png": base64.b64encode(file.getvalue()).decode(), "text/plain": "Figure: a gradient"}
+    alt = {"image/png": {"alt": "A gradient from black to white"}}
+    stream = nbformat.v4.new_output("stream", name="stdout", text="✔ It holds\n")
+    figure.outputs = [nbformat.v4.new_output("display_data", data, metadata=alt)]
+    claim.outputs = [stream]
+    cells[1].outputs = [copy.deepcopy(stream)]
+    return content
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_a_good_notebook_passes(good, check):
+    assert list(check(good, Path("01_data.ipynb"))) == []
+
+
+def strip(content):
+    for cell in code_cells(content):
+        cell.outputs, cell.execution_count = [], None
+
+
+def source(index: int, text: str) -> Callable:
+    return lambda content: content.cells[index].update(source=text)
+
+
+def output(**changed) -> Callable:
+    return lambda content: content.cells[5].outputs.append(nbformat.v4.new_output(**changed))
+
+
+def blank(content):
+    file = io.BytesIO()
+    Image.new("L", (8, 8), 255).save(file, "PNG")
+    content.cells[4].outputs[0].data["image/png"] = base64.b64encode(file.getvalue()).decode()
+
+
+LONG = "def f():\n" + "    pass\n" * 15
+BAD = [
+    (executed_in_order, strip, "execution count None, not 1"),
+    (executed_in_order, lambda c: c.cells[4].update(execution_count=7), "execution count 7, not 3"),
+    (executed_in_order, lambda c: c.cells.insert(4, c.cells.pop(5)), "execution count 4, not 3"),
+    (with_most_cells_compared, strip, "compares the text of 0 of 5"),
+    (
+        with_most_cells_compared,
+        lambda c: c.cells[5].metadata.update(tags=[IGNORED]),
+        "of 2 of 5 code cells, fewer than 60%",
+    ),
+    (with_most_cells_compared, lambda c: c.cells[4].outputs[0].data.pop("text/plain"), "of 2 of 5 code cells"),
+    (without_errors, output(output_type="error", ename="E", evalue="", traceback=[]), "cell 'claim' stores an error"),
+    (
+        without_errors,
+        output(output_type="stream", name="stderr", text="x"),
+        "cell 'claim' stores what was written to stderr",
+    ),
+    (with_a_title_and_an_end, source(0, "# Data"), r"does not begin with `# 1 · Topic: a question\?`"),
+    (with_a_title_and_an_end, source(0, "# 1 · Data: what?\n**You will** **Takes**"), r"has no \*\*Needs\*\*"),
+    (with_a_title_and_an_end, source(6, "The end"), "no heading `## Summary`"),
+    (with_a_title_and_an_end, source(3, "# Another title"), "not exactly one heading of the first level"),
+    (
+        with_one_parameters_cell_before_the_setup,
+        lambda c: c.cells[1].metadata.clear(),
+        "is to have the tag `parameters`",
+    ),
+    (
+        with_one_parameters_cell_before_the_setup,
+        lambda c: c.cells[4].metadata.update(tags=["parameters"]),
+        "and no other",
+    ),
+    (with_one_parameters_cell_before_the_setup, source(2, "import keras"), "is to call parameters.check"),
+    (
+        with_one_parameters_cell_before_the_setup,
+        lambda c: c.cells[4].metadata.update(tags=["injected-parameters"]),
+        "other parameters",
+    ),
+    (with_commented_literals_as_parameters, source(1, "SEED = 0"), "SEED has no comment"),
+    (with_commented_literals_as_parameters, source(1, "SIZE = 2 * 3  # px"), "SIZE is not a literal"),
+    (with_commented_literals_as_parameters, source(1, "import keras  # a library"), "more than NAME = value"),
+    (with_short_cells, source(4, "x = 1\n" * 26), "has 26 lines, above 25"),
+    (
+        with_short_cells,
+        lambda c: [cell.update(source="x = 1\n" * 7) for cell in code_cells(c)],
+        "median length .* is 7",
+    ),
+    (with_code_that_belongs_in_a_notebook, source(4, "!pip install keras"), "shell command or a magic"),
+    (with_code_that_belongs_in_a_notebook, source(4, "%matplotlib inline"), "shell command or a magic"),
+    (with_code_that_belongs_in_a_notebook, source(4, "open('/home/me/x')"), "path that is absolute"),
+    (with_code_that_belongs_in_a_notebook, source(4, "open('../x')"), "path that is absolute, at home or above"),
+    (
+        with_code_that_belongs_in_a_notebook,
+        source(4, "import warnings\nwarnings.filterwarnings('ignore')"),
+        "hides warnings",
+    ),
+    (with_code_that_belongs_in_a_notebook, source(4, "class Net:\n    pass"), "defines the class Net"),
+    (with_code_that_belongs_in_a_notebook, source(4, LONG), "defines f of 16 lines, above 15"),
+    (with_code_that_belongs_in_a_notebook, source(4, "from helpers.data import *"), r"imports \*"),
+    (
+        with_outputs_that_hold_elsewhere,
+        output(output_type="stream", name="stdout", text="in /home/me/x\n"),
+        "path of the machine",
+    ),
+    (
+        with_outputs_that_hold_elsewhere,
+        output(output_type="stream", name="stdout", text=" 50%|███   | 1/2"),
+        "progress bar",
+    ),
+    (
+        with_outputs_that_hold_elsewhere,
+        output(output_type="display_data", data={"application/vnd.jupyter.widget-view+json": {}}),
+        "shows a widget",
+    ),
+    (
+        with_known_tags_and_readable_ids,
+        lambda c: c.cells[4].metadata.update(tags=["nbval-tolerance-much"]),
+        "means nothing here",
+    ),
+    (with_known_tags_and_readable_ids, lambda c: c.cells[4].update(id="1f2e3d4c"), "is not a short name"),
+    (with_figures_that_show_something_and_say_what, blank, "a picture of cell 'figure' is blank"),
+    (
+        with_figures_that_show_something_and_say_what,
+        lambda c: c.cells[4].outputs[0].metadata.clear(),
+        "has no alt text",
+    ),
+    (as_refresh_writes_it, lambda c: c.metadata.update(papermill={}), "the metadata hold papermill"),
+    (as_refresh_writes_it, lambda c: c.metadata.update(widgets={}), "the metadata hold widgets"),
+    (as_refresh_writes_it, lambda c: c.metadata.kernelspec.update(name="python3"), "the kernel is not `workbook`"),
+    (
+        as_refresh_writes_it,
+        lambda c: c.cells[4].metadata.update(execution={}),
+        "metadata of cell 'figure' hold execution",
+    ),
+]
+
+
+@pytest.mark.parametrize(("check", "spoil", "message"), BAD)
+def test_a_bad_notebook_is_seen(good, check, spoil, message):
+    spoil(good)
+    found = list(check(good, Path("01_data.ipynb")))
+    assert any(re.search(message, sentence) for sentence in found), found
+
+
+def test_every_check_has_been_seen_to_fail():
+    assert {check for check, _, _ in BAD} == set(CHECKS)
+
+
+# Between files.
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Returns the modules that are in memory after a statement in a fresh Python."""
+    command = f"import sys; before = set(sys.modules); {statement}; print(*set(sys.modules) - before)"
+    told = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    return set(told.stdout.split())
+
+
+def test_importing_helpers_imports_no_library_and_takes_no_time():
+    assert loaded_by("import helpers") <= {"helpers"}
+    timed = "import time; before = time.perf_counter(); import helpers; print(time.perf_counter() - before)"
+    took = [float(subprocess.check_output([sys.executable, "-c", timed])) for _ in range(3)]
+    assert min(took) < 0.05
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["artifacts", "claims", "parameters", "kernel", "cli", "evaluation", "plotting", "notebooks", "runner", "report"],
+)
+def test_module_imports_neither_keras_nor_tensorflow(module):
+    loaded = {name.split(".")[0] for name in loaded_by(f"import helpers.{module}")}
+    assert not loaded & {"keras", "tensorflow", "torch", "jax"}
+
+
+@pytest.mark.parametrize("module", ["artifacts", "claims", "parameters", "cli", "kernel"])
+def test_module_imports_the_standard_library_alone(module):
+    loaded = {name.split(".")[0] for name in loaded_by(f"import helpers.{module}")}
+    strangers = {name for name in loaded - set(sys.stdlib_module_names) - {"helpers"} if not name.startswith("_")}
+    assert not strangers
+
+
+def test_no_module_is_called_after_nothing():
+    names = {path.stem for path in (ROOT / "helpers").glob("*.py")}
+    assert not names & {"utils", "util", "misc", "common", "tools", "helpers"}
+
+
+def test_environment_of_conda_has_the_versions_of_the_lock():
+    import yaml
+
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    pinned = dict(
+        re.match(r"([A-Za-z0-9._-]+)(?:\[[\w,-]+\])?==([^\s;]+)", line).groups() for line in pip if "==" in line
+    )
+    locked = {name.lower().replace("_", "-"): version for name, version in locked_versions().items()}
+    differing = {name: (version, locked.get(name.lower().replace("_", "-"))) for name, version in pinned.items()}
+    assert {name: pair for name, pair in differing.items() if pair[0] != pair[1]} == {}
+    assert len(pinned) >= 15
+
+
+def test_no_file_names_a_package_index():
+    places = [
+        "requirements.lock",
+        "environment.yml",
+        "pyproject.toml",
+        "Makefile",
+        "README.md",
+        "CONTRIBUTING.md",
+        ".ci/run",
+    ]
+    files = [ROOT / place for place in places] + [
+        *(ROOT / "helpers").glob("*.py"),
+        *(ROOT / "tests").glob("*.py"),
+        *NOTEBOOKS,
+    ]
+    option = re.compile(r"(?<!emit-)(?:extra-)?(?:index-url|find-links)\b(?!\|)|https?://[^\s\"']*/simple\b")
+    naming = [file.name for file in files if file.exists() and option.search(file.read_text(encoding="utf-8"))]
+    assert [name for name in naming if name != Path(__file__).name] == []
+    assert "://" not in (ROOT / "requirements.lock").read_text(encoding="utf-8")

@@ -1,0 +1,229 @@
+"""Facts about histories, schedules, saved models and their cards."""
+
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers import models, preprocessing, training
+
+SHAPE, CLASSES = (6, 5, 1), ["bag", "coat", "shoe"]
+
+
+def _data(count=60, seed=0):
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 3, count)
+    images = random.integers(0, 60, (count, *SHAPE), dtype=np.uint8)
+    images[np.arange(count), labels] += 120  # row number `label` is bright
+    return images, labels
+
+
+def _compiled(learning_rate=0.01, seed=0, **options):
+    keras.utils.set_random_seed(seed)
+    model = models.mlp(SHAPE, 3, units=8, **options)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(learning_rate), loss, metrics=["accuracy"])
+    return model
+
+
+# ── histories ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_history_has_one_row_an_epoch_and_learns():
+    history = training.fit(_compiled(0.1), _data(), _data(30, seed=1), epochs=4, batch_size=10, verbose=False)
+    columns = ["epoch", "seconds", "accuracy", "loss", "val_accuracy", "val_loss", "learning_rate"]
+    assert sorted(history.columns) == sorted(columns)
+    assert history["epoch"].tolist() == [1, 2, 3, 4]
+    assert history["loss"].is_monotonic_decreasing
+    assert history["val_accuracy"].iloc[-1] > 0.9
+    np.testing.assert_allclose(history["learning_rate"], 0.1)
+
+
+def test_progress_is_one_line_an_epoch_on_stderr_alone(capsys):
+    training.fit(_compiled(), _data(), _data(), epochs=2)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("mlp: epoch 1/2, ")
+    assert "val_accuracy" in lines[0]
+
+
+def test_same_seed_trains_the_same_model():
+    runs = [training.fit(_compiled(seed=3), _data(), epochs=2, verbose=False) for _ in range(2)]
+    pd.testing.assert_series_equal(runs[0]["loss"], runs[1]["loss"])
+
+
+def test_augmentation_is_asked_for_each_training_batch_and_never_for_validation():
+    seen = []
+
+    def spy(images, random):
+        seen.append(images)
+        return images
+
+    images, labels = _data(40)
+    training.fit(_compiled(), (images, labels), _data(30, seed=1), epochs=2, batch_size=20, augment=spy, verbose=False)
+    pictures = {picture.tobytes() for picture in images}
+    assert {picture.tobytes() for batch in seen for picture in batch} == pictures
+
+
+def test_early_stopping_ends_the_history():
+    stop = keras.callbacks.EarlyStopping("val_loss", patience=1)
+    # A rate of 1e-12 changes nothing, so the second epoch is no better than the first.
+    history = training.fit(_compiled(1e-12), _data(), _data(), epochs=9, callbacks=[stop], verbose=False)
+    assert len(history) == 2
+
+
+def test_divergence_is_one_sentence():
+    with pytest.raises(ValueError, match="mlp is .* the training diverged. Lower the learning rate"):
+        training.fit(_compiled(1e30), _data(), epochs=3, verbose=False)
+
+
+def test_a_model_that_is_not_compiled_is_refused():
+    with pytest.raises(ValueError, match=r"not compiled: call model\.compile"):
+        training.fit(models.mlp(SHAPE, 3), _data(), epochs=1)
+
+
+def test_repeat_labels_rows_with_their_seed_and_starts_from_it():
+    drawn = []
+
+    def run(seed):
+        drawn.append(np.asarray(keras.random.normal((2,))).tolist())
+        return pd.DataFrame({"epoch": [1, 2]})
+
+    histories = training.repeat(run, [5, 6, 5])
+    assert histories["seed"].tolist() == [5, 5, 6, 6, 5, 5]
+    assert drawn[0] == drawn[2] != drawn[1]
+    with pytest.raises(ValueError, match="no seed"):
+        training.repeat(run, [])
+
+
+# ── schedule ────────────────────────────────────────────────────────────────────────────────────
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(1e-5, 10), st.integers(2, 10_000), st.floats(0.05, 0.95))
+def test_one_cycle_never_leaves_its_range_and_peaks_where_it_says(peak, steps, warm_up):
+    rate = training.OneCycle(peak, steps=steps, warm_up=warm_up)
+    values = [float(rate(step)) for step in (0, warm_up * steps, steps, 2 * steps)]
+    np.testing.assert_allclose(values, [peak / 1000, peak, peak / 1000, peak / 1000], rtol=1e-2)
+
+
+def test_schedule_survives_its_config():
+    rate = training.OneCycle(0.2, steps=50, warm_up=0.4)
+    again = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(rate))
+    assert float(again(13)) == float(rate(13))
+
+
+def test_history_records_the_rate_of_a_schedule():
+    keras.utils.set_random_seed(0)
+    model = models.softmax_regression(SHAPE, 3)
+    rate = training.OneCycle(0.1, steps=training.steps(60, batch_size=20, epochs=2))
+    model.compile(keras.optimizers.SGD(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    history = training.fit(model, _data(), epochs=2, batch_size=20, verbose=False)
+    np.testing.assert_allclose(history["learning_rate"], [0.1 * (1 - 1 / 3) , 0.0001], rtol=1e-3)
+
+
+@pytest.mark.parametrize("wrong", [{"peak": 0}, {"steps": 0}, {"warm_up": 1.0}])
+def test_an_impossible_cycle_is_refused(wrong):
+    with pytest.raises(ValueError, match="One cycle needs"):
+        training.OneCycle(**{"peak": 0.1, "steps": 10, "warm_up": 0.2, **wrong})
+
+
+# ── several replicas ────────────────────────────────────────────────────────────────────────────
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 3000), st.integers(1, 8), st.integers(8, 600))
+def test_every_replica_has_pictures_in_every_validation_batch(pictures, count, batch):
+    if pictures < count:
+        return
+    total, size = training._even(pictures, count, batch)
+    assert pictures - batch < total <= pictures
+    assert count == 1 or (size % count == 0 and total % size == 0 and total > 0)
+
+
+def test_replicas_refuse_normalization_of_their_own_share():
+    model = models.better_cnn((8, 8, 1), 2, width=8)
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="each of 2 replicas by itself: build it with synchronized=True"):
+        training._check_replicas(model, 2, 16)
+    plain = models.mlp(SHAPE, 2)
+    plain.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="A batch of 3 leaves some of 4 replicas"):
+        training._check_replicas(plain, 4, 3)
+
+
+# ── the model that is left ──────────────────────────────────────────────────────────────────────
+
+
+def test_logits_are_the_models_own_for_any_number_of_pictures():
+    model = _compiled()
+    images, _ = _data(23)
+    np.testing.assert_allclose(training.logits(model, images, batch_size=5), model(images), rtol=1e-5, atol=1e-6)
+    assert training.logits(model, images[:0]).shape == (0, 3)
+
+
+def test_saved_model_gives_equal_logits_and_equal_files(tmp_path):
+    model, (images, _) = _compiled(dropout=0.3), _data()
+    first, second = (training.save(model, tmp_path / name) for name in ("a.keras", "b.keras"))
+    assert first.read_bytes() == second.read_bytes()
+    loaded = keras.saving.load_model(first)
+    np.testing.assert_array_equal(training.logits(loaded, images), training.logits(model, images))
+    with zipfile.ZipFile(first) as archive:
+        assert archive.testzip() is None
+
+
+def test_a_model_of_mixed_precision_and_replicas_is_saved_as_plain_float32(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = models.better_cnn((8, 8, 1), 3, width=8)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True
+    loaded = keras.saving.load_model(training.save(model, tmp_path / "model.keras"))
+    layers = loaded._flatten_layers(include_self=False)
+    assert {layer.compute_dtype for layer in layers} <= {"float32", "uint8"}
+    assert not any(getattr(layer, "synchronized", False) for layer in loaded.layers)
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), dtype=np.uint8)
+    np.testing.assert_allclose(training.logits(loaded, images), training.logits(model, images), atol=0.05)
+
+
+def test_card_tells_what_goes_in_and_what_comes_out(tmp_path):
+    model = _compiled()
+    history = training.fit(model, _data(), epochs=1, verbose=False)
+    card = training.model_card(
+        model, data_checksum="abc", classes=CLASSES, parameters={"EPOCHS": 1}, seeds=range(2),
+        metrics={"test_accuracy": np.float32(0.5)}, history=history, licence="MIT",
+    )  # fmt: skip
+    path = training.save(model, tmp_path / "model.keras", card)
+    written = json.loads((tmp_path / "model_card.json").read_text())
+    assert written["input"] == {"dtype": "uint8", "shape": [None, *SHAPE], "values": "0 to 255, unscaled"}
+    assert written["output"]["shape"] == [None, 3]
+    assert (written["classes"], written["data_checksum"], written["seeds"]) == (CLASSES, "abc", [0, 1])
+    assert written["metrics"] == {"test_accuracy": 0.5}
+    assert written["licence"] == "MIT"
+    assert written["versions"]["keras"] == keras.__version__
+    assert "seconds" not in written["last_epoch"]
+    assert len(written["sha256"]) == 64
+    assert path.name == "model.keras"
+
+
+def test_card_and_file_name_are_checked(tmp_path):
+    with pytest.raises(ValueError, match="3 outputs for 2 classes"):
+        training.model_card(_compiled(), data_checksum="", classes=CLASSES[:2], parameters={}, seeds=[], metrics={})
+    with pytest.raises(ValueError, match=r"ends in \.keras; received model\.h5"):
+        training.save(_compiled(), tmp_path / "model.h5")
+
+
+def test_jitter_goes_straight_into_fit():
+    jitter = preprocessing.Jitter(shift=1, flip=True)
+    history = training.fit(_compiled(), _data(), epochs=1, augment=jitter, seed=4, verbose=False)
+    assert np.isfinite(history["loss"]).all()
