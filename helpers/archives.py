@@ -69,7 +69,7 @@ class ArchiveSource:
                     "decompression bomb. If it is not, unpack it and name the folder."
                 )
             path = PurePosixPath(member.name)
-            if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in member.name or ":" in path.parts[0]:
+            if _leads_out(member.name):
                 self._drop(member, "unsafe name", "leads out of the archive; not read")
             elif is_litter(path.parts):
                 continue
@@ -139,6 +139,12 @@ class ArchiveSource:
             raise SourceError(
                 f"{self._title} is damaged or cut short ({why}): fetch or pack it again."
             ) from error
+
+
+def _leads_out(name: str) -> bool:
+    """Returns whether a member's name, unpacked on any system, could land outside its folder."""
+    path = PurePosixPath(name)
+    return not path.parts or path.is_absolute() or ".." in path.parts or "\\" in name or ":" in path.parts[0]
 
 
 class _Member(NamedTuple):

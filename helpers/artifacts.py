@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _CHUNK = 1 << 20
-_PARTIAL = ".partial-"  # prefix of everything that is still being written
-_MINIMUM_FREE = 500 * 2**20  # bytes; the largest notebook leaves about 150 MB
+PARTIAL = ".partial-"  # prefix of everything that is still being written
+MINIMUM_FREE = 500 * 2**20  # bytes; the largest notebook leaves about 150 MB
 
 _current: str | None = None
 
@@ -47,11 +47,11 @@ def begin(stem: str, parameters: dict) -> Path:
     folder = outputs() / stem
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.rglob(_PARTIAL + "*"):
-            _remove(leftover)
+        for leftover in folder.rglob(PARTIAL + "*"):
+            remove(leftover)
         (folder / "claims.json").unlink(missing_ok=True)
         free = shutil.disk_usage(folder).free
-        if free < _MINIMUM_FREE:
+        if free < MINIMUM_FREE:
             raise OSError(errno.ENOSPC, "the disk is almost full")
         write_json(folder / "parameters.json", parameters)
     except OSError as error:
@@ -75,7 +75,7 @@ def explain(error: OSError, path: Path) -> str:
     """Returns one sentence that says why `path` cannot be written, and how to mend it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return (
-            f"There is no room to write in {path} ({free_space(path)} free, {_size(_MINIMUM_FREE)} needed): "
+            f"There is no room to write in {path} ({free_space(path)} free, {_size(MINIMUM_FREE)} needed): "
             "free some space, or name another folder with --output or WORKBOOK_OUTPUTS."
         )
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
@@ -125,6 +125,7 @@ def writing(path: str | Path) -> Iterator[Path]:
 
     Example:
 
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with writing(Path(folder) / "note.txt") as partial:
     ...         _ = partial.write_text("whole")
@@ -134,14 +135,14 @@ def writing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays: Keras and NumPy choose a format by it.
-    partial = path.with_name(f"{_PARTIAL}{os.getpid()}-{path.name}")
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     try:
         yield partial
         _sync(partial)
         os.replace(partial, path)
         _sync(path.parent)
     finally:
-        _remove(partial)
+        remove(partial)
 
 
 @contextlib.contextmanager
@@ -153,9 +154,9 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{_PARTIAL}{os.getpid()}-{path.name}")
-    retired = path.with_name(f"{_PARTIAL}{os.getpid()}-old-{path.name}")
-    _remove(partial)
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    retired = path.with_name(f"{PARTIAL}{os.getpid()}-old-{path.name}")
+    remove(partial)
     partial.mkdir()
     try:
         yield partial
@@ -167,8 +168,8 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
         _sync(path.parent)
     finally:
-        _remove(partial)
-        _remove(retired)
+        remove(partial)
+        remove(retired)
 
 
 def write_json(path: str | Path, content: object) -> Path:
@@ -204,7 +205,7 @@ def write_manifest(folder: str | Path, *, made_by: str, parameters: dict, **fact
     files = {
         file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256(file)}
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != "manifest.json" and not file.name.startswith(_PARTIAL)
+        if file.is_file() and file.name != "manifest.json" and not file.name.startswith(PARTIAL)
     }
     content = {**facts, "made_by": made_by, "parameters": parameters, "files": files}
     return write_json(folder / "manifest.json", content)
@@ -218,7 +219,8 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Removes a file or a whole folder; nothing happens if it is not there."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:

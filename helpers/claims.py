@@ -16,7 +16,7 @@ def check(
     at_most: float | None = None,
     within: tuple[float, float] | None = None,
     unit: str = "",
-) -> bool:
+) -> None:
     """Checks one statement of a notebook against what was measured, prints it and records it.
 
     The printed line holds the statement and a tick or a cross, and not the figure, so that it is
@@ -32,8 +32,7 @@ def check(
         within: Lowest and highest figure, inclusive.
         unit: Unit of the figure, for the table.
 
-    Returns:
-        Whether the statement holds. NaN and infinity never do.
+    A figure that is not finite holds no bound.
 
     Raises:
         ValueError: If not exactly one bound is given for a number, or any for a bool.
@@ -58,7 +57,6 @@ def check(
         entry[name] = [float(b) for b in bound] if name == "within" else float(bound)
     _record(entry)
     print(f"{'✔' if held else '✘'} {statement}")
-    return held
 
 
 def read(stem: str | None = None) -> list[dict]:

@@ -1,5 +1,6 @@
 """What this machine has, and what follows for XLA, precision, memory and replicas."""
 
+import logging
 import os
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -137,6 +138,8 @@ def replicas() -> int:
 def _tensorflow_gpus() -> tuple[list[str], str]:
     import tensorflow as tf
 
+    # Its warning on retracing is about one function called with ever new shapes; here each model is a new one.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         try:

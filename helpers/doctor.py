@@ -98,7 +98,7 @@ def _disk() -> Finding:
         return Finding("disk", artifacts.explain(error, folder), f"make {folder} writable, or {place}")
     free = shutil.disk_usage(folder).free
     found = f"{size(free)} free for {folder}"
-    return Finding("disk", found, f"free some space, or {place}" if free < artifacts._MINIMUM_FREE else None)
+    return Finding("disk", found, f"free some space, or {place}" if free < artifacts.MINIMUM_FREE else None)
 
 
 def _data() -> Finding:

@@ -35,10 +35,10 @@ def held(folder: Path) -> Iterator[int]:
         try:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            if shutil.disk_usage(folder).free < artifacts._MINIMUM_FREE:
+            if shutil.disk_usage(folder).free < artifacts.MINIMUM_FREE:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            for leftover in folder.glob(artifacts._PARTIAL + "*"):
-                artifacts._remove(leftover)
+            for leftover in folder.glob(artifacts.PARTIAL + "*"):
+                artifacts.remove(leftover)
         except OSError as error:
             raise OSError(error.errno, artifacts.explain(error, folder)) from error
         yield descriptor

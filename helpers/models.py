@@ -98,7 +98,7 @@ def better_cnn(
         for _ in range(blocks):
             x = _residual_block(x)
         if stage < poolings:
-            x = _pool(x)
+            x = _pool(x, padding="same")
         x = _normalized(x)
     if dropout:
         x = keras.layers.SpatialDropout2D(dropout)(x)  # one draw a map: drawing for each pixel costs a tenth of it all
@@ -118,14 +118,14 @@ def mirror_averaged(model: keras.Model) -> keras.Model:
 
 
 def _pixels(input_shape: tuple[int, int, int]) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Returns the input of raw pixels, and the same scaled to -1 to 1."""
+    """Returns the input of raw pixels, and the same scaled to 0 to 1: black stays 0, like the padding around it."""
     if len(input_shape) != 3 or input_shape[2] not in (1, 3) or min(input_shape) < 1:
         raise ValueError(
             "input_shape is (height, width, channels) of a picture with 1 or 3 channels; "
             f"received {tuple(input_shape)}."
         )
     inputs = keras.Input(tuple(input_shape), dtype="uint8", name="pictures")
-    return inputs, keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(inputs)
+    return inputs, keras.layers.Rescaling(1 / 255, name="scale")(inputs)
 
 
 def _logits(x: keras.KerasTensor, classes: int) -> keras.KerasTensor:
@@ -139,8 +139,8 @@ def _padding(x: keras.KerasTensor) -> str:
     return "valid" if min(x.shape[1:3]) >= 4 else "same"
 
 
-def _pool(x: keras.KerasTensor) -> keras.KerasTensor:
-    return keras.layers.MaxPooling2D(padding="same")(x) if min(x.shape[1:3]) >= 2 else x
+def _pool(x: keras.KerasTensor, *, padding: str = "valid") -> keras.KerasTensor:
+    return keras.layers.MaxPooling2D(padding=padding)(x) if min(x.shape[1:3]) >= 2 else x
 
 
 def _convolution(x: keras.KerasTensor, filters: int, *, padding: str = "same") -> keras.KerasTensor:

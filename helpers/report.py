@@ -17,7 +17,7 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #dde3ea; --paper: #15181c; --soft: #1f242a; --line: #39414b;
   --link: #79b8ff; --good: #56d364; --bad: #ff7b72; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 56rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; max-width: 64rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.55 system-ui, sans-serif; }
 a { color: var(--link); }
 h1, h2, h3 { line-height: 1.25; margin: 1.6em 0 0.5em; }
@@ -49,7 +49,8 @@ def page(content: "nbformat.NotebookNode", title: str) -> str:  # noqa: F821
     body, _ = _exporter().from_notebook_node(content)
     # Links between notebooks become links between their pages.
     body = re.sub(r'href="(?:\./)?(\d\d_\w+)\.ipynb(#[^"]*)?"', r'href="../\1/\1.html\2"', body)
-    body = re.sub(r"<style scoped>.*?</style>", "", body, flags=re.DOTALL)  # pandas', for its tables
+    # pandas brings a style with each table, IPython one with each listing: for a white page alone.
+    body = re.sub(r"<style[^>]*>.*?</style>", "", body, flags=re.DOTALL)
     return _document(
         title, f'<nav><a href="../index.html">All notebooks</a></nav>\n<main>\n{body}\n</main>', _highlight_style()
     )

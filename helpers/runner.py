@@ -111,6 +111,7 @@ def _run_one(notebook: Notebook, values: dict, kernel_name: str, descriptor: int
     if waiting and not error:
         error = f"it stopped after {progress.position} without an error, and the cell {waiting[0].id!r} never ran"
     executed.metadata.pop("papermill", None)
+    _hide_secrets(executed, values)
     page = report.page(executed, notebook.title)
     with _explained(folder):
         notebooks.write(executed, folder / f"{notebook.stem}.ipynb")
@@ -128,6 +129,16 @@ def _run_one(notebook: Notebook, values: dict, kernel_name: str, descriptor: int
         claimed=len(recorded),
         error=error,
     )
+
+
+def _hide_secrets(executed: "nbformat.NotebookNode", values: dict) -> None:  # noqa: F821
+    # An address may hold a password; what is written down is the address without it.
+    from helpers import records
+
+    for cell in executed.cells:
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            for value in (value for value in values.values() if isinstance(value, str)):
+                cell.source = cell.source.replace(value, records.public(value)) if value else cell.source
 
 
 def _reason(raised: Exception, position: str, end: str) -> str:

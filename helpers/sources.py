@@ -125,8 +125,9 @@ def collect(
     """Reads all pictures of a source into one array of one size, a chunk at a time.
 
     A size that is not given is that of most pictures (90%), or else their median height and width,
-    brought down to `largest` pixels at the longer side. Channels that are not given are 1 if most
-    pictures (90%) are grey, else 3. `pictures.fit` says how a picture of another shape is brought to size.
+    a square if these differ by a tenth at most, brought down to `largest` pixels at the longer side.
+    Channels that are not given are 1 if most pictures (90%) are grey, else 3. `pictures.fit` says
+    how a picture of another shape is brought to size.
 
     Args:
         source: An opened source, or what `open_source` takes.
@@ -158,8 +159,8 @@ def collect(
         findings = pd.DataFrame([*opened.findings, *findings], columns=Finding._fields)
         findings = findings.astype({"group": np.int64, "row": np.int64})
         if not rows:
-            first = f" (the first of them {findings['detail'][0]})" if len(findings) else ""
-            raise SourceError(f"No picture in {opened.describe()}: {len(findings)} entries could not be read{first}.")
+            why = "; ".join(f"{found.name} {found.detail}" for found in findings[:1].itertuples()) or "it is empty"
+            raise SourceError(f"No picture in {opened.describe()}: {why}.")
         file.flush()
         images = np.memmap(file, np.uint8, mode="r", shape=(len(rows), *size, channels))
     table = pd.DataFrame(rows, columns=["name", "label", "split", "height", "width", "mode"])
@@ -196,6 +197,7 @@ def survey(source: Source, *, largest: int = 128, limits: Limits = DEFAULT_LIMIT
     if count < 0.9 * total:
         values = np.array(list(sizes.elements()))
         size = tuple(int(side) for side in np.median(values, axis=0))
+        size = (min(size),) * 2 if max(size) <= 1.1 * min(size) else size
     scale = min(1.0, largest / max(size))
     size = tuple(max(1, round(side * scale)) for side in size)
     return size, 1 if modes[True] >= 0.9 * total else 3

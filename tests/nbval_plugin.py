@@ -1,4 +1,4 @@
-"""nbval as this project uses it: stderr is never compared, and numbers may have a tolerance.
+"""nbval as this project uses it: stderr is never compared, `;` hides a result, numbers may have a tolerance.
 
 A cell tagged `nbval-tolerance-0.05` passes when its text is the same but for the numbers, and each
 number is within 0.05 of the stored one, absolutely or relatively. `python -m pytest -p
@@ -9,6 +9,7 @@ import math
 import re
 
 import pytest
+from nbval.kernel import RunningKernel
 from nbval.plugin import IPyNbCell
 
 TAG = re.compile(r"nbval-tolerance-(\d*\.?\d+(?:e-?\d+)?)")
@@ -74,8 +75,13 @@ def pytest_configure(config: pytest.Config) -> None:
         allowed = tolerance(self.cell.metadata)
         return Tolerant(clean, allowed) if allowed is not None and isinstance(clean, str) else clean
 
+    def execute(self: RunningKernel, source: str, allow_stdin: bool | None = None) -> str:
+        # Kept in the history, as in JupyterLab: IPython looks there for the `;` that hides a result.
+        return self.kc.execute(source, allow_stdin=allow_stdin, stop_on_error=False, store_history=True)
+
     sanitize.tolerant = True
     IPyNbCell.sanitize = sanitize
+    RunningKernel.execute_cell_input = execute
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:

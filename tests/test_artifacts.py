@@ -99,7 +99,7 @@ def test_begin_says_in_a_sentence_that_a_file_stands_in_the_way(tmp_path):
 
 
 def test_begin_says_in_a_sentence_that_the_disk_is_full(monkeypatch):
-    monkeypatch.setattr(artifacts, "_MINIMUM_FREE", 2**62)  # more than any disk has
+    monkeypatch.setattr(artifacts, "MINIMUM_FREE", 2**62)  # more than any disk has
     with pytest.raises(OSError, match=r"There is no room to write in .* free some space, or name another folder"):
         artifacts.begin("09_full", {})
 

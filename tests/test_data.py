@@ -46,6 +46,7 @@ def test_large_group_goes_where_there_is_room_and_the_shares_hold():
         assert set(range(50)) <= set(parts["train"].tolist())
 
 
+@settings(deadline=None)
 @given(labels_of_any_balance, shares, st.integers(0, 99))
 def test_splits_are_disjoint_complete_sorted_and_stratified(labels, shares, seed):
     validation, test = shares
@@ -58,6 +59,7 @@ def test_splits_are_disjoint_complete_sorted_and_stratified(labels, shares, seed
     assert set(labels[parts["train"]]) == set(labels), "every class is trained on"
 
 
+@settings(deadline=None)
 @given(st.data(), labels_of_any_balance, st.integers(0, 99))
 def test_groups_never_straddle_two_splits(draw, labels, seed):
     groups = np.array(draw.draw(st.lists(st.integers(0, 30), min_size=len(labels), max_size=len(labels))))
@@ -72,6 +74,7 @@ def test_groups_never_straddle_two_splits(draw, labels, seed):
             assert abs(np.sum(first[parts[name]] == label) - share * np.sum(first == label)) <= largest + 1e-6
 
 
+@settings(deadline=None)
 @given(st.data(), labels_of_any_balance, st.integers(0, 99))
 def test_fixed_test_stays_and_its_relatives_are_left_out(draw, labels, seed):
     one_each = {"min_size": len(labels), "max_size": len(labels)}

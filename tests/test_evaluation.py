@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import calibration, metrics
@@ -42,6 +42,7 @@ def test_wilson_interval_of_a_textbook_example():
     assert np.round(evaluation.wilson_interval(20, 20), 4).tolist() == [0.8389, 1]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 500), st.floats(0, 1), st.sampled_from([0.8, 0.95, 0.99]))
 def test_wilson_interval_agrees_with_scipy(total, share, confidence):
     successes = round(share * total)
@@ -51,6 +52,7 @@ def test_wilson_interval_agrees_with_scipy(total, share, confidence):
     )
 
 
+@settings(deadline=None)
 @given(st.integers(2, 6), st.integers(1, 80), st.integers(0, 99))
 def test_matrix_and_recall_agree_with_scikit_learn(classes, n, seed):
     labels, probabilities = drawn_probabilities(n, classes, seed)
@@ -71,6 +73,7 @@ def test_calibration_error_by_hand():
     assert error == pytest.approx(0.4)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 99))
 def test_reliability_agrees_with_scikit_learn(seed):
     labels, probabilities = drawn_probabilities(400, 4, seed)
@@ -81,6 +84,11 @@ def test_reliability_agrees_with_scikit_learn(seed):
     np.testing.assert_allclose(curve.accuracy[used], shares)
     np.testing.assert_allclose(curve.confidence[used], confidence)
     assert curve.count.sum() == 400
+
+
+def test_confidence_on_an_edge_falls_in_the_bin_below():
+    curve = evaluation.reliability_curve(np.array([0, 0]), np.array([[0.5, 0.5], [1.0, 0.0]]), bins=2)
+    assert curve.count.tolist() == [1, 1]
 
 
 def test_perfectly_sure_and_right_has_no_calibration_error():

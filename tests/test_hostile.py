@@ -26,6 +26,7 @@ def test_every_attack_ends_in_findings_or_one_sentence_and_writes_nothing(tmp_pa
         assert len(answer) > 20, attack
         assert "\n" not in answer
         assert str(tmp_path) not in answer
+    assert "pixels allowed" in answers[3]
     assert all(path.startswith("outputs") for path in written)
     with sqlite3.connect(database) as connection:
         assert connection.execute("SELECT count(*) FROM pictures").fetchone() == (len(table),)

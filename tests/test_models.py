@@ -38,7 +38,7 @@ def test_softmax_regression_is_the_formula():
     model = models.softmax_regression((2, 3, 1), 4)
     images = _pictures(5, (2, 3, 1))
     weights, bias = (keras.ops.convert_to_numpy(w) for w in model.weights)
-    by_hand = (images.reshape(5, 6) / 127.5 - 1) @ weights + bias
+    by_hand = (images.reshape(5, 6) / 255) @ weights + bias
     np.testing.assert_allclose(keras.ops.convert_to_numpy(model(images)), by_hand, rtol=1e-5, atol=1e-6)
 
 
@@ -113,7 +113,8 @@ def test_dropout_is_off_at_prediction():
 
 def test_probabilities_follow_from_logits():
     model = models.mlp((4, 4, 1), 3)
-    np.testing.assert_allclose(softmax(training.logits(model, _pictures(7, (4, 4, 1))), axis=1).sum(axis=1), 1, rtol=1e-6)
+    probabilities = softmax(training.logits(model, _pictures(7, (4, 4, 1))), axis=1)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize("build", BUILDERS)

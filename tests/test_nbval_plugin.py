@@ -77,8 +77,9 @@ def test_nbval_compares_text_exactly_numbers_by_tag_and_stderr_never(make, tmp_p
         make.code("print('accuracy', 0.91)", "far", "nbval-tolerance-0.05"),  # 3: stored as 0.80
         make.code("print('other', 0.91)", "text", "nbval-tolerance-0.05"),  # 4: stored as accuracy
         make.code("{'a': 0.91}", "result", "nbval-tolerance-0.05"),  # 5: stored as 0.90
+        make.code("1 + 1;", "hidden"),  # 6: nothing stored
     ]
-    stored = [None, "accuracy 0.90\n", "accuracy 0.90\n", "accuracy 0.80\n", "accuracy 0.91\n", None]
+    stored = [None, "accuracy 0.90\n", "accuracy 0.90\n", "accuracy 0.80\n", "accuracy 0.91\n", None, None]
     for count, (cell, text) in enumerate(zip(cells, stored, strict=True), 1):
         cell.execution_count = count
         cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)] if text else []
@@ -110,4 +111,4 @@ def test_nbval_compares_text_exactly_numbers_by_tag_and_stderr_never(make, tmp_p
         for line in told.splitlines()
         if line.startswith(("PASSED", "FAILED"))
     }
-    assert went == {0: "PASSED", 1: "FAILED", 2: "PASSED", 3: "FAILED", 4: "FAILED", 5: "PASSED"}, told
+    assert went == {0: "PASSED", 1: "FAILED", 2: "PASSED", 3: "FAILED", 4: "FAILED", 5: "PASSED", 6: "PASSED"}, told

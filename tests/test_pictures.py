@@ -23,7 +23,10 @@ def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes
 
 def png_header(width: int, height: int) -> bytes:
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    chunks = body, b"IDAT" + zlib.compress(bytes(1000))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
+    )
 
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF", "PPM"])
@@ -96,9 +99,9 @@ def test_what_is_no_picture_is_named(content, reason):
         pictures.decode(content)
 
 
-@pytest.mark.parametrize("size", [(50_000, 50_000), (8_000, 8_000), (0, 10)])
+@pytest.mark.parametrize("size", [(50_000, 50_000), (8_000, 8_000), (10_000_000, 10)])
 def test_a_picture_of_too_many_pixels_is_refused_by_its_header(size):
-    with pytest.raises(UnreadablePicture, match="pixels allowed|damaged|not a picture"):
+    with pytest.raises(UnreadablePicture, match="50,000,000 pixels allowed"):
         pictures.decode(png_header(*size))
 
 

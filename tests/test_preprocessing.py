@@ -139,6 +139,7 @@ def read(pipeline):
     return np.concatenate([pictures[:, 0, 0, 0] for pictures, _ in pipeline])
 
 
+@settings(deadline=None)
 @given(st.integers(1, 120), st.integers(1, 40), st.booleans(), st.integers(0, 9))
 def test_every_picture_is_read_once_an_epoch_with_its_own_label(count, batch_size, shuffle, seed):
     images, labels = numbered(count)
@@ -182,6 +183,12 @@ def test_augmented_pictures_differ_each_epoch_and_validation_ones_do_not(images,
         train.next_epoch()
         validation.next_epoch()
     assert not any(np.array_equal(seen[i], seen[j]) for i, j in [(0, 1), (0, 2), (1, 2)])
+
+
+def test_batches_of_one_epoch_are_changed_in_different_ways():
+    ramp = np.tile(np.arange(49, dtype=np.uint8).reshape(1, 7, 7, 1), (40, 1, 1, 1))
+    train = preprocessing.batches(ramp, np.zeros(40, int), batch_size=20, augment=preprocessing.Jitter(shift=3))
+    assert not np.array_equal(train[0][0], train[1][0])
 
 
 def test_batch_is_the_same_whoever_asks_first(images):

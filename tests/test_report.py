@@ -73,6 +73,15 @@ def test_text_of_outputs_is_text(content):
     assert "a &lt; b &amp; c" in report.page(content, "Title")
 
 
+def test_outputs_do_not_restyle_the_page(make):
+    listing = make.code("Code(source)", "listing")
+    html = "<style>.output_html { background: white }</style><style scoped>th { color: red }</style><p>kept</p>"
+    listing.outputs = [nbformat.v4.new_output("display_data", {"text/html": html})]
+    body = report.page(make.tiny("01_data", listing), "Title").split("<main>")[1]
+    assert "<p>kept</p>" in body
+    assert "<style" not in body
+
+
 def test_title_is_text(content):
     assert "<title>a &lt;b&gt;</title>" in report.page(content, "a <b>")
 

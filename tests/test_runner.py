@@ -296,6 +296,27 @@ def test_a_failed_notebook_skips_those_that_need_it_and_no_others(project, make,
 
 
 @pytest.mark.slow
+def test_a_password_in_an_address_is_not_written_down(project, make):
+    content = make.tiny("01_data", parameters='SOURCE = ""  # where from', rules="SOURCE=str")
+    content.cells[-1].source = content.cells[-1].source.replace("used)", "{})")
+    address = "postgresql://me:secret@host/db?token=secret"
+    content.cells.append(make.code(f"assert len(SOURCE) == {len(address)}", "whole"))
+    make.write_notebooks(project, n01_data=content)
+    assert runner.run(given={"SOURCE": address}) == 0
+    written = [path for path in artifacts.outputs().rglob("*") if path.is_file()]
+    assert "postgresql://host/db" in (artifacts.outputs() / "01_data" / "01_data.ipynb").read_text()
+    assert not [path for path in written if "secret" in path.read_text()]
+
+
+@pytest.mark.slow
+def test_claims_of_an_earlier_run_do_not_count(project, make):
+    make.write_notebooks(project, n01_data=make.tiny("01_data", rules="SEED=nonsense()"))  # it fails before it begins
+    artifacts.write_json(artifacts.outputs() / "01_data" / "claims.json", [{"claim": "Old", "held": True}])
+    assert runner.run() == 1
+    assert outcomes.read("01_data").claimed == 0
+
+
+@pytest.mark.slow
 def test_modules_beside_the_reader_do_not_stand_in_for_the_projects(project, make, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "helpers.py").write_text("raise RuntimeError('the wrong one')")

@@ -161,6 +161,11 @@ def test_mixed_sizes_give_their_median_brought_down(tree):
     assert collect(root, largest=64).images.shape == (3, 32, 64, 3)
 
 
+def test_a_median_that_is_nearly_square_is_made_square(tree):
+    root = tree({f"cat/{w}.png": encode(np.zeros((50, w), np.uint8)) for w in (40, 55, 70)})
+    assert collect(root).images.shape == (3, 50, 50, 1)
+
+
 def test_grey_and_colour_mix_to_colour_unless_nearly_all_are_grey(tree):
     root = tree({"cat/1.png": encode(GREY), "cat/2.png": encode(COLOUR)})
     found = collect(root)

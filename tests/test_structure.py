@@ -101,7 +101,7 @@ def with_one_parameters_cell_before_the_setup(content, path: Path) -> Iterator[s
     if any("injected-parameters" in tags(cell) for cell in cells):
         yield "it was run with other parameters than its own"
     setup = cells[1].source if len(cells) > 1 else ""
-    if "parameters.check(globals()" not in setup or f'artifacts.begin("{path.stem}"' not in setup:
+    if not re.search(r"parameters\.check\(\s*globals\(\)", setup) or f'artifacts.begin("{path.stem}"' not in setup:
         yield f'the second code cell is to call parameters.check(globals(), …) and artifacts.begin("{path.stem}", …)'
 
 
@@ -124,6 +124,8 @@ def with_commented_literals_as_parameters(content, path: Path) -> Iterator[str]:
             yield f"the parameter {name} is not a literal"
         if statement.end_lineno not in commented:
             yield f"the parameter {name} has no comment behind it"
+        elif source.splitlines()[statement.end_lineno - 1].count("=") > 1:
+            yield f"the comment of {name} holds a =, which `papermill --help-notebook` cannot read"
 
 
 def with_short_cells(content, path: Path) -> Iterator[str]:
@@ -334,6 +336,7 @@ BAD = [
         "other parameters",
     ),
     (with_commented_literals_as_parameters, source(1, "SEED = 0"), "SEED has no comment"),
+    (with_commented_literals_as_parameters, source(1, "SIZE = 0  # px; 0 = any"), "the comment of SIZE holds a ="),
     (with_commented_literals_as_parameters, source(1, "SIZE = 2 * 3  # px"), "SIZE is not a literal"),
     (with_commented_literals_as_parameters, source(1, "import keras  # a library"), "more than NAME = value"),
     (with_short_cells, source(4, "x = 1\n" * 26), "has 26 lines, above 25"),
