@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_CHUNK_BYTES = 1 << 18  # how much of an array `fit_…` reads at a time; as float64 it is eight times that
+_CHUNK_BYTES = 1 << 16  # how much of an array `fit_…` reads at a time; as float64 it is eight times that
 
 
 @dataclass(frozen=True)

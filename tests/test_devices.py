@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -79,6 +80,42 @@ def test_bfloat16_is_read_from_the_processors_flags(tmp_path, flags, expected):
 
 def test_a_system_without_cpuinfo_has_no_bfloat16(tmp_path):
     assert not devices._multiplies_bfloat16(tmp_path / "missing")
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="asks TensorFlow")
+def test_tensorflows_gpus_are_asked_for_name_and_growing_memory(monkeypatch):
+    import tensorflow as tf
+
+    grown = []
+    details = {"device_name": "Tesla T4", "compute_capability": (7, 5)}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["gpu 0", "gpu 1"])
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: grown.append((gpu, on)))
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
+    assert devices._tensorflow_gpus() == (["Tesla T4", "Tesla T4"], "mixed_float16")
+    assert grown == [("gpu 0", True), ("gpu 1", True)]
+
+
+def test_gpus_of_the_other_backends_are_found(monkeypatch):
+    cuda = SimpleNamespace(
+        device_count=lambda: 1, get_device_capability=lambda gpu: (9, 0), get_device_name=lambda gpu: "H200"
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert devices._torch_gpus() == (["H200"], "mixed_bfloat16")
+    found = [SimpleNamespace(platform=p, device_kind=k) for p, k in (("cpu", "cpu"), ("gpu", "A100"))]
+    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(devices=lambda: found))
+    assert devices._jax_accelerators() == (["A100"], "mixed_bfloat16")
+
+
+def test_batches_are_shared_as_each_backend_can(monkeypatch):
+    shared = []
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(keras.distribution, "DataParallel", lambda: "all devices")
+    monkeypatch.setattr(keras.distribution, "set_distribution", shared.append)
+    assert devices.share_batches(4) == 4
+    assert shared == ["all devices"]
+    assert devices.replicas() == 1
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    assert devices.share_batches(4) == 1
 
 
 def test_a_required_gpu_that_is_not_there_is_one_sentence(find):

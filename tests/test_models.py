@@ -59,12 +59,12 @@ def test_logits_stay_float32_in_mixed_precision():
 
 
 def test_better_cnn_learns_what_softmax_regression_cannot():
-    # Class 1 has its two bright pixels side by side, class 0 apart, anywhere: no single pixel tells.
+    # Class 1 has its two bright pixels side by side, class 0 apart, anywhere (round the edge): no single pixel tells.
     random = np.random.default_rng(0)
     images, labels = np.zeros((600, 8, 8, 1), np.uint8), np.arange(600) % 2
     for image, label in zip(images, labels, strict=True):
-        row, column = random.integers(0, 8), random.integers(0, 4)
-        image[row, [column, column + (1 if label else 3)]] = 255
+        row, column = random.integers(0, 8, 2)
+        image[row, [column, (column + (1 if label else 3)) % 8]] = 255
     scores = {}
     for build in (models.softmax_regression, lambda *shape: models.better_cnn(*shape, width=8, dropout=0.0)):
         keras.utils.set_random_seed(0)
@@ -77,7 +77,7 @@ def test_better_cnn_learns_what_softmax_regression_cannot():
     assert scores["better_cnn"] > 0.95
 
 
-def test_more_blocks_are_more_layers_that_start_near_the_network_without():
+def test_blocks_add_two_convolutions_each_to_every_stage():
     plain, deep = (models.better_cnn((16, 16, 1), 3, width=8, blocks=blocks) for blocks in (0, 2))
     count = [sum(isinstance(layer, keras.layers.Conv2D) for layer in model.layers) for model in (plain, deep)]
     assert count == [3, 3 + 3 * 2 * 2]
