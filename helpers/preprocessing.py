@@ -163,10 +163,14 @@ class Batches(keras.utils.PyDataset):
             return tuple(keras.ops.convert_to_numpy(mixed[name]) for name in ("images", "labels"))
         return keras.ops.convert_to_numpy(self._augment(images, training=True)), labels
 
+    def start(self, epoch: int) -> None:
+        """Goes to an epoch, counted from 0: its order, and its version of every picture."""
+        self.epoch, self._begun = epoch, False
+        self._order = self._new_order()
+
     def next_epoch(self) -> None:
         """Moves on to the next epoch: another order, and another version of every picture."""
-        self.epoch += 1
-        self._order = self._new_order()
+        self.start(self.epoch + 1)
 
     def on_epoch_begin(self) -> None:
         """Keras calls this as an epoch of `fit` begins (and its end more often than once an epoch)."""

@@ -111,8 +111,8 @@ def fit(
 ) -> pd.DataFrame:
     """Calls `model.fit` with batches that never wait, and returns its history.
 
-    Pictures in memory go to Keras as they are. With `augment`, they come from
-    `preprocessing.batches`, one thread ahead of the training.
+    They come from `preprocessing.batches`, a few ahead of the training, in an order that depends on
+    `seed` alone: the same on every backend.
 
     Args:
         model: A compiled model.
@@ -121,8 +121,8 @@ def fit(
         epochs: Passes over the training pictures.
         batch_size: Pictures in a batch, over all replicas together.
         augment: What makes another version of a batch, such as `preprocessing.Jitter`.
-        seed: Seed of order and augmentation where `augment` is given; else Keras's own counts
-            (`keras.utils.set_random_seed`).
+        seed: Seed of order and augmentation; dropout and initial weights follow
+            `keras.utils.set_random_seed`.
         callbacks: More callbacks, such as `keras.callbacks.EarlyStopping`.
         verbose: Whether each epoch is a line on stderr.
 
@@ -139,17 +139,17 @@ def fit(
     count = devices.replicas()
     _check_replicas(model, count, min(batch_size, len(train[0])))
     progress = Progress(verbose=verbose)
-    if augment is None and count == 1:
-        data = {"x": train[0], "y": train[1], "batch_size": batch_size, "shuffle": True}
-    else:
-        # A replica without a picture crashes: several replicas leave a smaller last batch out.
-        size = min(batch_size, len(train[0])) // count * count
-        data = {"x": preprocessing.batches(*train, batch_size=size, shuffle=True, seed=seed,
-                                           augment=augment, drop_last=count > 1)}  # fmt: skip
+    # A replica without a picture crashes: several replicas leave a smaller last batch out.
+    size = min(batch_size, len(train[0])) // count * count
+    batches = preprocessing.batches(*train, batch_size=size, shuffle=True, seed=seed,
+                                    augment=augment, drop_last=count > 1)  # fmt: skip
+    judge = None
     if validation is not None:
         total, size = _even(len(validation[0]), count, 500)
-        data |= {"validation_data": tuple(part[:total] for part in validation), "validation_batch_size": size}
-    model.fit(**data, epochs=epochs, callbacks=[progress, *callbacks], verbose=0)
+        judge = _feed(preprocessing.batches(*(part[:total] for part in validation), batch_size=size))
+    turn = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.start(epoch))
+    model.fit(_feed(batches), validation_data=judge, epochs=epochs, shuffle=False,
+              callbacks=[turn, progress, *callbacks], verbose=0)  # fmt: skip
     history = pd.DataFrame(progress.rows)
     if not np.isfinite(history["loss"].iloc[-1]):
         raise ValueError(
@@ -199,7 +199,8 @@ def logits(model: keras.Model, images: np.ndarray, *, batch_size: int = 500) -> 
     missing = -len(images) % size if count > 1 else 0  # a replica without a picture crashes
     if missing:
         images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
-    outputs = model.predict(images, batch_size=size, verbose=0)
+    batches = preprocessing.batches(images, np.zeros(len(images), np.int64), batch_size=size)
+    outputs = model.predict(_feed(batches), verbose=0)
     return outputs[: len(outputs) - missing].astype(np.float32)
 
 
@@ -314,6 +315,23 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _feed(batches: preprocessing.Batches) -> object:
+    """Returns batches as this backend reads them without a wait: on TensorFlow tf.data with its tuner off.
+
+    Keras leaves the tuner on. At the end of an epoch that thread may sleep through its cancellation,
+    and training waits for it: for up to as long as the epoch took, whatever the epoch was.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return batches
+    import tensorflow as tf
+
+    form = tuple(tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in batches[0])
+    data = tf.data.Dataset.from_generator(lambda: (batches[i] for i in range(len(batches))), output_signature=form)
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return data.apply(tf.data.experimental.assert_cardinality(len(batches))).prefetch(4).with_options(options)
 
 
 def _check_replicas(model: keras.Model, count: int, batch: int) -> None:
