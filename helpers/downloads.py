@@ -9,9 +9,12 @@ from urllib.parse import urlsplit
 import requests
 import tenacity
 import urllib3
+from tqdm import tqdm
 
 from helpers import artifacts
 from helpers.records import DEFAULT_LIMITS, Limits, SourceError, public
+
+_QUIET = 2.0  # seconds before a download shows its progress on stderr
 
 
 def download(
@@ -89,14 +92,17 @@ def _fetch(url: str, target: Path, largest: int) -> None:
             artifacts.write_json(note, {"version": version})
         written = have if resumed else 0
         expected = written + int(response.headers.get("Content-Length", 0))
+        bar = tqdm(total=expected or None, initial=written, desc=target.name[13:], delay=_QUIET, leave=False,
+                   unit="B", unit_scale=True)  # fmt: skip
         try:
-            with open(part, "ab" if resumed else "wb") as file:
+            with bar, open(part, "ab" if resumed else "wb") as file:
                 # read1, not iter_content: what came before the connection broke is kept.
                 while chunk := response.raw.read1(1 << 16):
                     written += len(chunk)
                     if max(written, expected) > largest:
                         raise SourceError(f"{public(url)} is larger than the {largest / 1e9:.3g} GB allowed.")
                     file.write(chunk)
+                    bar.update(len(chunk))
         except urllib3.exceptions.HTTPError as error:
             raise _Interrupted(f"the connection broke after {written:,} of {expected:,} bytes") from error
     if written < expected:

@@ -147,7 +147,8 @@ def learning_curves(
             names = [] if variant is None else [_text(variant)]
             names += [role] if variant is None or len(curves) > 1 else []
             colour = COLOURS[index % len(COLOURS)]
-            ax.plot(over_seeds.index, over_seeds["mean"], line, color=colour, label=", ".join(names))
+            style = line if len(over_seeds) > 1 else "o"  # a line through one epoch would be invisible
+            ax.plot(over_seeds.index, over_seeds["mean"], style, color=colour, label=", ".join(names))
             if "seed" in rows and rows["seed"].nunique() > 1:
                 ax.fill_between(over_seeds.index, over_seeds["min"], over_seeds["max"], color=colour, alpha=0.18, lw=0)
     ax.set(xlabel="epoch", ylabel=metric.replace("_", " "))

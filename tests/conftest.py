@@ -7,8 +7,12 @@ from types import ModuleType, SimpleNamespace
 
 import nbformat
 import pytest
+from hypothesis import settings
 
 from helpers import artifacts
+
+settings.register_profile("workbook", deadline=None)  # the first example imports and compiles
+settings.load_profile("workbook")
 
 
 @pytest.fixture(autouse=True)

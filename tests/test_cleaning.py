@@ -146,7 +146,7 @@ def test_phash_of_colour_and_large_pictures_is_that_of_imagehash():
     assert cleaning.phash(images).tolist() == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(arrays.arrays(np.uint64, st.integers(0, 40), elements=st.integers(0, 2**64 - 1)), st.integers(0, 8), st.data())
 def test_candidates_are_all_pairs_within_the_distance(hashes, distance, data):
     for row in range(1, len(hashes)):
@@ -193,7 +193,7 @@ def test_pictures_that_were_changed_a_little_are_found(fashion, change):
     assert len(others) <= 6  # Fashion-MNIST has look-alikes of its own
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 30), st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=30))
 def test_join_connects_what_a_chain_of_pairs_connects(count, pairs):
     pairs = np.array([pair for pair in pairs if max(pair) < count], np.int64).reshape(-1, 2)
@@ -226,7 +226,7 @@ def test_a_published_test_set_stays_whole_but_for_pictures_without_label():
     assert set(spared["kind"]) == {"blank", "exact duplicate", "two labels"}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 11), min_size=3, max_size=40), st.data())
 def test_what_is_kept_has_labels_no_copies_no_contradictions_and_no_leaks(choice, data):
     count = len(choice)

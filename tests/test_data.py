@@ -46,7 +46,6 @@ def test_large_group_goes_where_there_is_room_and_the_shares_hold():
         assert set(range(50)) <= set(parts["train"].tolist())
 
 
-@settings(deadline=None)
 @given(labels_of_any_balance, shares, st.integers(0, 99))
 def test_splits_are_disjoint_complete_sorted_and_stratified(labels, shares, seed):
     validation, test = shares
@@ -59,7 +58,6 @@ def test_splits_are_disjoint_complete_sorted_and_stratified(labels, shares, seed
     assert set(labels[parts["train"]]) == set(labels), "every class is trained on"
 
 
-@settings(deadline=None)
 @given(st.data(), labels_of_any_balance, st.integers(0, 99))
 def test_groups_never_straddle_two_splits(draw, labels, seed):
     groups = np.array(draw.draw(st.lists(st.integers(0, 30), min_size=len(labels), max_size=len(labels))))
@@ -74,7 +72,6 @@ def test_groups_never_straddle_two_splits(draw, labels, seed):
             assert abs(np.sum(first[parts[name]] == label) - share * np.sum(first == label)) <= largest + 1e-6
 
 
-@settings(deadline=None)
 @given(st.data(), labels_of_any_balance, st.integers(0, 99))
 def test_fixed_test_stays_and_its_relatives_are_left_out(draw, labels, seed):
     one_each = {"min_size": len(labels), "max_size": len(labels)}
@@ -257,7 +254,7 @@ def test_set_larger_than_memory_is_written_in_chunks(tmp_path, how, fits):
         assert "MemoryError" in ended.stderr
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 30), st.integers(1, 6), st.integers(1, 6), st.sampled_from([1, 3]), st.integers(1, 11))
 def test_any_shape_in_any_chunks_comes_back(tmp_path_factory, n, height, width, channels, chunk):
     images = np.random.default_rng(n).integers(0, 256, (n, height, width, channels), dtype=np.uint8)

@@ -28,6 +28,15 @@ def test_a_file_arrives_whole(shelf, tmp_path):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_a_long_download_shows_how_far_it_is_and_a_short_one_nothing(shelf, tmp_path, capsys, monkeypatch):
+    with rehearsal.serve(shelf) as server:
+        fetch(f"{server.url}/pets.zip", tmp_path / "short")
+        assert capsys.readouterr().err == ""
+        monkeypatch.setattr(downloads, "_QUIET", 0)
+        fetch(f"{server.url}/pets.zip", tmp_path / "long")
+    assert "pets.zip:   0%" in capsys.readouterr().err
+
+
 def test_a_broken_connection_is_taken_up_where_it_broke(shelf, tmp_path):
     with rehearsal.serve(shelf, break_after=200_000) as server:
         path = fetch(f"{server.url}/pets.zip", tmp_path)

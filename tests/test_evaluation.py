@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import calibration, metrics
@@ -42,7 +42,6 @@ def test_wilson_interval_of_a_textbook_example():
     assert np.round(evaluation.wilson_interval(20, 20), 4).tolist() == [0.8389, 1]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 500), st.floats(0, 1), st.sampled_from([0.8, 0.95, 0.99]))
 def test_wilson_interval_agrees_with_scipy(total, share, confidence):
     successes = round(share * total)
@@ -52,7 +51,6 @@ def test_wilson_interval_agrees_with_scipy(total, share, confidence):
     )
 
 
-@settings(deadline=None)
 @given(st.integers(2, 6), st.integers(1, 80), st.integers(0, 99))
 def test_matrix_and_recall_agree_with_scikit_learn(classes, n, seed):
     labels, probabilities = drawn_probabilities(n, classes, seed)
@@ -73,7 +71,6 @@ def test_calibration_error_by_hand():
     assert error == pytest.approx(0.4)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 99))
 def test_reliability_agrees_with_scikit_learn(seed):
     labels, probabilities = drawn_probabilities(400, 4, seed)

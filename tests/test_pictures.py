@@ -128,7 +128,7 @@ def test_no_part_of_a_picture_passes_for_another_picture(format):
     assert refused > 0.9 * len(data)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_damaged_bytes_give_a_picture_or_a_reason_and_nothing_else(data):
     format = data.draw(st.sampled_from(pictures.FORMATS))

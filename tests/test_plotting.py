@@ -64,6 +64,11 @@ def test_training_is_solid_validation_dashed_in_one_colour():
     assert not ax.collections, "one seed has no band"
 
 
+def test_a_single_epoch_is_a_dot():
+    ax = plotting.learning_curves(history().head(1))
+    assert [(line.get_marker(), line.get_linestyle()) for line in ax.lines] == [("o", "None")] * 2
+
+
 def test_seeds_are_a_band_from_lowest_to_highest_around_the_mean():
     ax = plotting.learning_curves(history(seeds=3))
     np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.61, 0.71, 0.81])

@@ -8,7 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import artifacts, preprocessing
@@ -88,7 +88,6 @@ def test_jitter_flips_half_and_keeps_the_rest(images):
     assert 10 <= sum(mirrored) <= 30
 
 
-@settings(deadline=None)
 @given(st.integers(1, 4), st.integers(0, 99))
 def test_jitter_shifts_by_whole_pixels_and_black_comes_in(pixels, seed):
     images = np.random.default_rng(seed).integers(1, 256, (6, 9, 7, 3), dtype=np.uint8)
@@ -139,7 +138,6 @@ def read(pipeline):
     return np.concatenate([pictures[:, 0, 0, 0] for pictures, _ in pipeline])
 
 
-@settings(deadline=None)
 @given(st.integers(1, 120), st.integers(1, 40), st.booleans(), st.integers(0, 9))
 def test_every_picture_is_read_once_an_epoch_with_its_own_label(count, batch_size, shuffle, seed):
     images, labels = numbered(count)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import preprocessing
@@ -61,7 +61,6 @@ def test_fit_reads_the_training_rows_alone(images):
         np.testing.assert_array_equal(first.scale, fit(images[train]).scale)
 
 
-@settings(deadline=None)
 @given(matrices)
 def test_scaled_training_data_has_mean_0_and_deviation_1_or_fills_the_range(values):
     scaled = scaling.fit_standard(values)(values).astype(float)
@@ -74,7 +73,6 @@ def test_scaled_training_data_has_mean_0_and_deviation_1_or_fills_the_range(valu
     np.testing.assert_allclose(bounded.max(axis=0)[varies], 1, atol=1e-6)
 
 
-@settings(deadline=None)
 @given(matrices)
 def test_inverse_gives_the_values_back(values):
     for fit in (scaling.fit_standard, scaling.fit_min_max):
@@ -83,7 +81,6 @@ def test_inverse_gives_the_values_back(values):
         assert np.all(np.abs(scaler.inverse(scaler(values)) - values) <= tolerance)
 
 
-@settings(deadline=None)
 @given(matrices)
 def test_scaling_agrees_with_scikit_learn(values):
     assume(np.all(np.ptp(values, axis=0) > 1e-3 * (1 + np.abs(values).max(axis=0))))

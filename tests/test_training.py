@@ -72,6 +72,42 @@ def test_augmentation_is_asked_for_each_training_batch_and_never_for_validation(
     assert {picture.tobytes() for batch in seen for picture in batch} == pictures
 
 
+def test_each_epoch_of_a_seed_has_an_order_and_a_version_of_its_own():
+    def spied():
+        batches = []
+
+        def spy(images, random):
+            batches.append((images.tobytes(), random.random()))
+            return images
+
+        training.fit(_compiled(), _data(40), epochs=3, batch_size=20, augment=spy, seed=5, verbose=False)
+        return batches[-6:]  # what came before them was a look at the form of a batch
+
+    first, second, third = (spied()[i : i + 2] for i in (0, 2, 4))
+    assert spied() == first + second + third
+    for part in (0, 1):  # the order of the pictures, and what the augmentation draws
+        assert len({tuple(batch[part] for batch in epoch) for epoch in (first, second, third)}) == 3
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.data feeds TensorFlow alone")
+def test_no_tuner_can_hold_up_the_end_of_an_epoch():
+    import tensorflow as tf
+
+    started = []
+
+    class Model(keras.Model):
+        def fit(self, x, validation_data, **options):
+            started.extend([x, validation_data])
+            return super().fit(x, validation_data=validation_data, **options)
+
+    built = _compiled()
+    model = Model(built.inputs, built.outputs)
+    model.compile(keras.optimizers.SGD(0.1), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    training.fit(model, _data(), _data(), epochs=1, verbose=False)
+    assert [data.options().autotune.enabled for data in started] == [False, False]
+    assert all(isinstance(data, tf.data.Dataset) for data in started)
+
+
 def test_early_stopping_ends_the_history():
     stop = keras.callbacks.EarlyStopping("val_loss", patience=1)
     # A rate of 1e-12 changes nothing, so the second epoch is no better than the first.
@@ -106,7 +142,7 @@ def test_repeat_labels_rows_with_their_seed_and_starts_from_it():
 # ── schedule ────────────────────────────────────────────────────────────────────────────────────
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.floats(1e-5, 10), st.integers(2, 10_000), st.floats(0.05, 0.95))
 def test_one_cycle_never_leaves_its_range_and_peaks_where_it_says(peak, steps, warm_up):
     rate = training.OneCycle(peak, steps=steps, warm_up=warm_up)
@@ -138,7 +174,7 @@ def test_an_impossible_cycle_is_refused(wrong):
 # ── several replicas ────────────────────────────────────────────────────────────────────────────
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 3000), st.integers(1, 8), st.integers(8, 600))
 def test_every_replica_has_pictures_in_every_validation_batch(pictures, count, batch):
     if pictures < count:

@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.preprocessing import LabelBinarizer, LabelEncoder
 
 from helpers import vocabulary
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(), min_size=1))
 def test_labels_come_back_from_their_numbers(labels):
     known = vocabulary.of_labels(labels)
@@ -28,7 +27,6 @@ def test_one_hot_by_hand():
     assert known.one_hot([[2, 0]]).shape == (1, 2, 3)
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from("abcdefg"), min_size=3).filter(lambda labels: len(set(labels)) > 2))
 def test_numbers_and_one_hot_agree_with_scikit_learn(labels):
     known = vocabulary.of_labels(labels)
