@@ -73,18 +73,32 @@ def setup(*, require_gpu: bool = False, precision: str = "auto") -> Machine:
     if precision not in _PRECISIONS:
         raise ValueError(f"precision is one of {', '.join(_PRECISIONS)}; received {precision!r}.")
     backend = keras.backend.backend()
-    find = {"tensorflow": _tensorflow_gpus, "jax": _jax_accelerators, "torch": _torch_gpus}[backend]
-    accelerators, quickest = find()
+    accelerators, quickest = _find()
     if require_gpu and not accelerators:
         raise RuntimeError(
             f"A GPU is required (REQUIRE_GPU) and {_NAMES[backend]} sees none: install the CUDA build with "
             "`pip install -e '.[gpu]'` and check the driver with nvidia-smi, or set REQUIRE_GPU to False."
         )
-    if not accelerators:
-        quickest = "mixed_bfloat16" if backend == "tensorflow" and _multiplies_bfloat16() else "float32"
-    precision = quickest if precision == "auto" else precision
-    keras.config.set_dtype_policy(precision)
-    replicas = share_batches(len(accelerators)) if len(accelerators) > 1 else 1
+    machine = _settings(backend, accelerators, quickest if precision == "auto" else precision)
+    keras.config.set_dtype_policy(machine.precision)
+    if machine.replicas > 1:
+        share_batches(machine.replicas)
+    return machine
+
+
+def _find() -> tuple[list[str], str]:
+    """Returns the names of the accelerators that the backend sees, and the quickest policy that trains as well."""
+    backend = keras.backend.backend()
+    find = {"tensorflow": _tensorflow_gpus, "jax": _jax_accelerators, "torch": _torch_gpus}[backend]
+    accelerators, quickest = find()
+    if accelerators:
+        return accelerators, quickest
+    return [], "mixed_bfloat16" if backend == "tensorflow" and _multiplies_bfloat16() else "float32"
+
+
+def _settings(backend: str, accelerators: list[str], precision: str) -> Machine:
+    """Returns what pays on a machine with these accelerators; changes nothing."""
+    replicas = len(accelerators) if len(accelerators) > 1 and backend != "torch" else 1
     # MirroredStrategy in Keras's fit fails with XLA and with several steps an execution.
     mirrored = backend == "tensorflow" and replicas > 1
     return Machine(

@@ -4,13 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 
-from helpers import artifacts, devices
+from helpers import artifacts, devices, models, training
 
 
 @pytest.fixture(autouse=True)
@@ -19,48 +18,59 @@ def _float32_afterwards():
     keras.config.set_dtype_policy("float32")
 
 
-@pytest.fixture
-def find(monkeypatch):
-    """Lets the backend see the given accelerators."""
-
-    def pretend(names, policy="mixed_bfloat16"):
-        monkeypatch.setattr(devices, f"_{keras.backend.backend()}_gpus", lambda: (names, policy))
-        monkeypatch.setattr(devices, "share_batches", lambda count: count)
-
-    return pretend
+HAS_GPU = bool(devices._find()[0])
+needs_a_gpu = pytest.mark.skipif(not HAS_GPU, reason="this machine has no GPU that the backend sees")
+needs_no_gpu = pytest.mark.skipif(HAS_GPU, reason="this machine has a GPU")
 
 
-def test_a_cpu_gets_no_xla_and_says_so_in_one_line(find, monkeypatch):
-    find([])
-    monkeypatch.setattr(devices, "_multiplies_bfloat16", lambda: False)
+@needs_no_gpu
+def test_a_cpu_says_in_one_line_what_it_has():
     machine = devices.setup()
-    assert (machine.precision, machine.jit_compile, machine.replicas) == ("float32", False, 1)
-    assert keras.config.dtype_policy().name == "float32"
+    assert keras.config.dtype_policy().name == machine.precision
+    assert (machine.accelerators, machine.replicas) == ((), 1)
     assert str(machine).startswith("CPU with ")
-    assert "no XLA" in str(machine)
     assert "\n" not in str(machine)
 
 
-def test_a_cpu_that_multiplies_bfloat16_uses_it(find, monkeypatch):
-    find([])
-    monkeypatch.setattr(devices, "_multiplies_bfloat16", lambda: True)
-    assert devices.setup().precision == "mixed_bfloat16"
-    assert devices.setup(precision="float32").precision == "float32"
-
-
-def test_one_gpu_gets_xla_and_mixed_precision(find):
-    find(["NVIDIA H200"])
-    machine = devices.setup(require_gpu=True)
-    assert machine.compile_options == {"jit_compile": True, "steps_per_execution": 8}
+def test_precision_can_be_chosen():
+    assert devices.setup(precision="mixed_bfloat16").precision == "mixed_bfloat16"
     assert keras.config.dtype_policy().name == "mixed_bfloat16"
-    assert str(machine).startswith("NVIDIA H200, mixed_bfloat16, XLA; TensorFlow 2")
 
 
-def test_several_gpus_share_batches_without_xla(find):
-    find(["T4", "T4"], "mixed_float16")
-    machine = devices.setup()
-    assert machine.compile_options == {"jit_compile": False, "steps_per_execution": 1}
-    assert str(machine).startswith("2 x T4, 2 replicas, mixed_float16, no XLA")
+@needs_no_gpu
+def test_a_required_gpu_that_is_not_there_is_one_sentence():
+    with pytest.raises(RuntimeError, match=r"A GPU is required \(REQUIRE_GPU\) and \w+ sees none: .* set REQUIRE_GPU"):
+        devices.setup(require_gpu=True)
+
+
+@needs_a_gpu
+def test_a_gpu_is_named_and_trains_with_what_was_chosen():
+    machine = devices.setup(require_gpu=True)
+    assert str(machine).split(",")[0].endswith(machine.accelerators[0])
+    model = models.mlp((6, 5, 1), 3, units=8)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, **machine.compile_options)
+    images, labels = np.zeros((64, 6, 5, 1), np.uint8), np.zeros(64, np.int64)
+    history = training.fit(model, (images, labels), epochs=3, verbose=False)
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("backend", "gpus", "replicas", "jit_compile", "steps"),
+    [
+        ("tensorflow", 0, 1, False, 8),
+        ("tensorflow", 1, 1, True, 8),
+        ("tensorflow", 2, 2, False, 1),
+        ("jax", 0, 1, True, 8),
+        ("jax", 4, 4, True, 8),
+        ("torch", 0, 1, False, 1),
+        ("torch", 4, 1, False, 1),
+    ],
+)
+def test_what_pays_follows_from_backend_and_gpus(backend, gpus, replicas, jit_compile, steps):
+    machine = devices._settings(backend, ["NVIDIA T4"] * gpus, "mixed_float16")
+    assert machine.compile_options == {"jit_compile": jit_compile, "steps_per_execution": steps}
+    assert machine.replicas == replicas
 
 
 @pytest.mark.parametrize(
@@ -80,48 +90,6 @@ def test_bfloat16_is_read_from_the_processors_flags(tmp_path, flags, expected):
 
 def test_a_system_without_cpuinfo_has_no_bfloat16(tmp_path):
     assert not devices._multiplies_bfloat16(tmp_path / "missing")
-
-
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="asks TensorFlow")
-def test_tensorflows_gpus_are_asked_for_name_and_growing_memory(monkeypatch):
-    import tensorflow as tf
-
-    grown = []
-    details = {"device_name": "Tesla T4", "compute_capability": (7, 5)}
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["gpu 0", "gpu 1"])
-    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: grown.append((gpu, on)))
-    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: details)
-    assert devices._tensorflow_gpus() == (["Tesla T4", "Tesla T4"], "mixed_float16")
-    assert grown == [("gpu 0", True), ("gpu 1", True)]
-
-
-def test_gpus_of_the_other_backends_are_found(monkeypatch):
-    cuda = SimpleNamespace(
-        device_count=lambda: 1, get_device_capability=lambda gpu: (9, 0), get_device_name=lambda gpu: "H200"
-    )
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
-    assert devices._torch_gpus() == (["H200"], "mixed_bfloat16")
-    found = [SimpleNamespace(platform=p, device_kind=k) for p, k in (("cpu", "cpu"), ("gpu", "A100"))]
-    monkeypatch.setitem(sys.modules, "jax", SimpleNamespace(devices=lambda: found))
-    assert devices._jax_accelerators() == (["A100"], "mixed_bfloat16")
-
-
-def test_batches_are_shared_as_each_backend_can(monkeypatch):
-    shared = []
-    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    monkeypatch.setattr(keras.distribution, "DataParallel", lambda: "all devices")
-    monkeypatch.setattr(keras.distribution, "set_distribution", shared.append)
-    assert devices.share_batches(4) == 4
-    assert shared == ["all devices"]
-    assert devices.replicas() == 1
-    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
-    assert devices.share_batches(4) == 1
-
-
-def test_a_required_gpu_that_is_not_there_is_one_sentence(find):
-    find([])
-    with pytest.raises(RuntimeError, match=r"A GPU is required \(REQUIRE_GPU\) and \w+ sees none: .* set REQUIRE_GPU"):
-        devices.setup(require_gpu=True)
 
 
 def test_unknown_precision_is_named():
