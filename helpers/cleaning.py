@@ -51,10 +51,10 @@ def inspect(
             saturated_pictures(names, images, share=saturated),
             odd_sizes(names, collection.originals, collection.images.shape[1:3]),
             odd_modes(names, collection.originals),
-            exact_duplicates(names, same, splits),
+            exact_duplicates(names, same, splits, labels),
             near_duplicates(names, same, content),
             contradictions(names, labels, same, content),
-            leaks(names, content, splits),
+            leaks(names, content, np.where(labels == "", "", splits)),  # those without a label go anyway
             tiny_classes(labels),
         ],
         ignore_index=True,
@@ -156,16 +156,23 @@ def exact_groups(images: np.ndarray) -> np.ndarray:
     return np.array([first.setdefault(digest, row) for row, digest in enumerate(digests)], np.int64)
 
 
-def exact_duplicates(names: np.ndarray, groups: np.ndarray, splits: np.ndarray | None = None) -> pd.DataFrame:
-    """Finds pictures that have the pixels of another; of each group one stays, of the test set if it has any.
+def exact_duplicates(
+    names: np.ndarray, groups: np.ndarray, splits: np.ndarray | None = None, labels: np.ndarray | None = None
+) -> pd.DataFrame:
+    """Finds pictures that have the pixels of another; of each group the one stays that no other check drops.
+
+    That is one with a label, and of these one of the test set if it has any, or else of the validation set.
 
     Args:
         names: Name of each picture.
         groups: What `exact_groups` returned.
         splits: Published split of each picture, if there is one.
+        labels: Class name of each picture, `""` where there is none.
     """
-    in_test = np.zeros(len(names), bool) if splits is None else splits == "test"
-    order = np.lexsort((np.arange(len(names)), ~in_test, groups))  # by group, those of the test set first
+    unlabelled = np.zeros(len(names), bool) if labels is None else labels == ""
+    splits = np.full(len(names), "") if splits is None else splits
+    rank = np.select([splits == "test", splits == "validation"], [0, 1], 2)
+    order = np.lexsort((np.arange(len(names)), rank, unlabelled, groups))  # by group, the one that stays first
     is_first = np.append(True, groups[order][1:] != groups[order][:-1])
     stays = order[is_first][np.cumsum(is_first) - 1]
     return _table(

@@ -98,6 +98,16 @@ def test_exact_duplicates_keep_the_one_of_the_test_set():
     assert rows(found) == [0, 1]
 
 
+def test_of_exact_duplicates_one_is_left_that_has_a_label_and_leaks_nowhere():
+    images = noise(4)
+    images[1] = images[0]
+    unlabelled, _ = cleaning.inspect(collection(images, ["", "a", "b", "a"]))
+    assert cleaning.kept(4, unlabelled).tolist() == [1, 2, 3]
+    splits = ["train", "validation", "train", "train"]
+    two_splits, _ = cleaning.inspect(collection(images, ["a", "a", "b", "a"], splits))
+    assert cleaning.kept(4, two_splits).tolist() == [1, 2, 3]
+
+
 def test_one_picture_under_two_labels_loses_all_its_copies():
     labels = np.array(["cat", "cat", "dog", "cat", ""], object)
     exact = np.array([0, 0, 0, 3, 3])
@@ -238,8 +248,10 @@ def test_what_is_kept_has_labels_no_copies_no_contradictions_and_no_leaks(choice
     kept = cleaning.kept(count, findings)
     assert "" not in found.labels[kept]
     assert len(np.unique(content[kept])) == len(kept)
-    for row in set(range(count)) - set(kept):
-        assert labels[row] == "" or (np.array(choice) == choice[row]).sum() > 1  # nothing else is lost
+    for content in set(choice):
+        known = {label for label, one in zip(labels, choice, strict=True) if one == content} - {""}
+        left = np.sum(np.array(choice)[kept] == content)
+        assert left == (len(known) == 1)  # one copy of each picture whose label is known and not disputed
 
 
 def test_findings_of_the_source_come_first_and_count_for_no_row():
