@@ -41,7 +41,8 @@ def inspect(
     images, names, labels, splits = collection[:4]
     is_blank = blank_pictures(names, images, limit=blank)
     same = exact_groups(images)
-    pairs = near_pairs(images, near=near, distance=distance, ignore=is_blank["row"].to_numpy())
+    copies = np.flatnonzero(same != np.arange(len(images)))  # a placeholder may stand there thousands of times
+    pairs = near_pairs(images, near=near, distance=distance, ignore=[*is_blank["row"], *copies])
     content = join(same, pairs)
     findings = pd.concat(
         [

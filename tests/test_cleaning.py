@@ -254,6 +254,22 @@ def test_what_is_kept_has_labels_no_copies_no_contradictions_and_no_leaks(choice
         assert left == (len(known) == 1)  # one copy of each picture whose label is known and not disputed
 
 
+def test_copies_are_not_compared_with_each_other(monkeypatch):
+    compared = []
+
+    def spy(images, pairs):
+        compared.append(len(pairs))
+        return np.ones(len(pairs))
+
+    monkeypatch.setattr(cleaning, "correlations", spy)
+    images = noise(300)
+    images[:200] = images[0]
+    images[1] = images[0] // 2 + 20  # no copy, but alike
+    _, content = cleaning.inspect(collection(images))
+    assert compared == [1]
+    assert (content[:200] == 0).all()
+
+
 def test_findings_of_the_source_come_first_and_count_for_no_row():
     odd = cleaning.Finding("x.png", "unreadable", "drop", "is cut short")
     findings, _ = cleaning.inspect(collection(noise(20), findings=[odd], splits=["test"] * 20))
