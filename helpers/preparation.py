@@ -82,6 +82,8 @@ def split(
 ) -> dict[str, np.ndarray]:
     """Splits as `data.split` does, and keeps the splits that a source publishes.
 
+    A picture outside the published validation or test set that has the content of one inside is left out.
+
     Args:
         labels: Class of each picture, shape (n,).
         published: Its published split, `""` where there is none, shape (n,).
@@ -91,8 +93,9 @@ def split(
         seed: Seed of the random choice.
     """
     fixed_test = published == "test"
-    free = np.flatnonzero(published != "validation")  # data.split knows of a fixed test set only
-    has_validation = len(free) < len(labels)
+    in_validation = published == "validation"  # data.split knows of a fixed test set only
+    has_validation = in_validation.any()
+    free = np.flatnonzero(~in_validation & (fixed_test | ~np.isin(content, content[in_validation])))
     parts = data.split(
         labels[free],
         groups=content[free],
@@ -103,7 +106,7 @@ def split(
     )
     parts = {name: free[indices] for name, indices in parts.items()}
     if has_validation:
-        parts["validation"] = np.flatnonzero(published == "validation")
+        parts["validation"] = np.flatnonzero(in_validation)
     return parts
 
 

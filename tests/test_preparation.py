@@ -60,6 +60,15 @@ def test_a_published_validation_set_is_kept():
     assert sorted(np.concatenate(list(parts.values()))) == list(range(40))
 
 
+def test_what_looks_like_a_picture_of_a_published_validation_set_is_left_out():
+    published = np.array([""] * 30 + ["validation"] * 10)
+    content = np.arange(40)
+    content[0] = content[35]
+    parts = preparation.split(np.tile([0, 1], 20), published, content, validation=0.1, test=0.2, seed=0)
+    assert parts["validation"].tolist() == list(range(30, 40))
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(1, 40))
+
+
 def test_one_class_is_one_sentence(tmp_path):
     path = tmp_path / "pets" / "cat" / "1.png"
     path.parent.mkdir(parents=True)
