@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -146,7 +147,7 @@ def serve(folder: Path, *, break_after: int | None = None) -> Iterator[Served]:
         broken = break_after is None
 
         def do_GET(self) -> None:
-            path = Path(folder) / Path(self.path).name
+            path = Path(folder) / Path(urlsplit(self.path).path).name
             if not path.is_file():
                 log.append("404 Not Found")
                 return self.send_error(404)
