@@ -95,10 +95,10 @@ class ArchiveSource:
     def _is_zip(self) -> bool:
         with open(self._path, "rb") as file:
             start = file.read(512)
+        if start[257:262] == b"ustar" or any(start.startswith(magic) for magic in _MAGIC):
+            return False  # asked first: a tar whose last member is a zip ends like a zip
         if zipfile.is_zipfile(self._path):
             return True
-        if start[257:262] == b"ustar" or any(start.startswith(magic) for magic in _MAGIC):
-            return False
         what = "is empty" if not start else "is cut short" if start.startswith(b"PK") else f"begins with {start[:12]!r}"
         raise SourceError(f"{self._title} is neither a zip nor a tar archive: it {what}. Fetch or pack it again.")
 

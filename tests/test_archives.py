@@ -57,6 +57,12 @@ def test_pictures_and_classes_come_out_of_every_kind(kind, tmp_path):
     assert list(source.records()) == records  # once more from the start
 
 
+def test_a_tar_that_ends_with_a_zip_is_a_tar(tmp_path):
+    inner = zipped(tmp_path / "inner.zip", {"other/1.png": PICTURE}).read_bytes()
+    _, records = read(tarred(tmp_path / "pets.tar", {**TREE, "dog/notes.docx": inner}))
+    assert [r.name for r in records] == [*TREE, "dog/notes.docx"]
+
+
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 def test_a_wrapping_folder_and_published_splits_are_recognised(kind, tmp_path):
     tree = {"pets/train/cat/1.png": PICTURE, "pets/Test/dog/2.png": PICTURE, "__MACOSX/._1.png": b"", ".DS_Store": b""}
