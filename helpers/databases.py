@@ -7,7 +7,17 @@ from pathlib import Path
 import sqlalchemy
 from sqlalchemy import exc
 
-from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError, clean_label, clean_split, printable
+from helpers.records import (
+    DEFAULT_LIMITS,
+    Finding,
+    Limits,
+    Record,
+    SourceError,
+    clean_label,
+    clean_split,
+    printable,
+    public,
+)
 
 _ROWS = 64  # fetched at a time: this many pictures are in memory at once
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
@@ -37,7 +47,7 @@ class DatabaseSource:
         self._query = _only_select(query)
         try:
             parsed = sqlalchemy.engine.make_url(url)
-            self._title = parsed.render_as_string(hide_password=True)
+            self._title = public(url)
             self._engine = sqlalchemy.create_engine(_read_only(parsed), poolclass=sqlalchemy.pool.NullPool)
         except (exc.ArgumentError, exc.NoSuchModuleError) as error:
             raise SourceError(f"This is no database address that SQLAlchemy knows: {_short(error)}.") from error

@@ -56,7 +56,7 @@ def download(
     try:
         retry(_fetch, url, target, limits.total_bytes)
     except (requests.RequestException, _Interrupted) as error:
-        why = " ".join(str(error).replace(url, shown).split())[:160]
+        why = re.sub(r"\?\S+", "", " ".join(str(error).replace(url, shown).split()))[:160]  # a query may be a secret
         raise SourceError(f"{shown} could not be fetched in {attempts} attempts ({why}): try later.") from error
     received = artifacts.sha256(target)
     if sha256 and received != sha256.lower():

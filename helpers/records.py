@@ -162,12 +162,14 @@ def public(source: str) -> str:
 
     >>> public("https://me:secret@example.org/pets.zip?token=1")
     'https://example.org/pets.zip'
+    >>> public("postgresql://me:se/cret@example.org/pets")
+    'postgresql://example.org/pets'
     """
     if "://" not in source:
         return source
     scheme, _, rest = source.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{re.split('[?#]', path)[0]}"
+    user = r"[^/]*@" if scheme.lower() in ("http", "https") else r"[^:/]*(:[^@]*)?@"  # SQLAlchemy takes any sign but @
+    return f"{scheme}://{re.split('[?#]', re.sub(f'^{user}', '', rest))[0]}"
 
 
 def printable(name: str) -> str:

@@ -109,9 +109,10 @@ def test_an_unknown_database_is_one_sentence(url, message):
         read(url)
 
 
-def test_passwords_are_not_repeated():
-    with pytest.raises(SourceError) as caught:
-        read("postgresql+psycopg://me:secret@127.0.0.1:9/pets")
+@pytest.mark.parametrize("url", ["me:/secret?@127.0.0.1:9/pets", "127.0.0.1:9/pets?user=me&password=secret"])
+def test_passwords_are_not_repeated(url):
+    with pytest.raises(SourceError, match="refused") as caught:
+        read(f"postgresql+psycopg://{url}")
     assert "secret" not in str(caught.value)
 
 

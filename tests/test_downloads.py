@@ -95,3 +95,7 @@ def test_secrets_in_an_address_are_not_repeated(shelf, tmp_path):
         fetch(server.url.replace("//", "//me:secret@") + "/dogs.zip?token=hidden", tmp_path)
     assert "secret" not in str(caught.value)
     assert "hidden" not in str(caught.value)
+    with pytest.raises(SourceError, match="could not be fetched") as caught:
+        fetch("http://me:secret@127.0.0.1:9/dogs.zip?token=hidden", tmp_path, attempts=1)
+    assert "secret" not in str(caught.value)
+    assert "hidden" not in str(caught.value)
