@@ -133,12 +133,14 @@ def _run_one(notebook: Notebook, values: dict, kernel_name: str, descriptor: int
 
 def _hide_secrets(executed: "nbformat.NotebookNode", values: dict) -> None:  # noqa: F821
     # An address may hold a password; what is written down is the address without it.
+    from papermill.translators import PythonTranslator
+
     from helpers import records
 
+    shown = {name: records.public(value) if isinstance(value, str) else value for name, value in values.items()}
     for cell in executed.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
-            for value in (value for value in values.values() if isinstance(value, str)):
-                cell.source = cell.source.replace(value, records.public(value)) if value else cell.source
+            cell.source = PythonTranslator.codify(shown)
 
 
 def _reason(raised: Exception, position: str, end: str) -> str:
