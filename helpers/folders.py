@@ -96,9 +96,10 @@ class CsvSource:
                 self._check(rows.fieldnames or [])
                 for row in rows:
                     name = (row["path"] or "").strip()
-                    picture = _read(os.path.join(root, name), root, printable(name), self._limits, self.findings)
+                    shown = printable(name)
+                    picture = _read(os.path.join(root, name), root, shown, self._limits, self.findings)
                     if picture is not None:
-                        yield Record(name, picture, clean_label(row["label"]), clean_split(row.get("split")))
+                        yield Record(shown, picture, clean_label(row["label"]), clean_split(row.get("split")))
         except (csv.Error, UnicodeDecodeError) as error:
             raise SourceError(f"{self._path.name} is not a CSV file in UTF-8 ({error}): save it as one.") from error
 

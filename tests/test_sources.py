@@ -244,6 +244,11 @@ def test_a_broken_csv_is_one_sentence(tree, content, message):
         collect(f"{root}/list.csv")
 
 
+def test_control_characters_in_a_csv_are_escaped(tree):
+    root = tree({"list.csv": b'path,label\n"a\n\x1b.png",cat\n', "a\n\x1b.png": encode(GREY)})
+    assert collect(f"{root}/list.csv").names.tolist() == ["a\\n\\x1b.png"]
+
+
 def test_a_csv_row_that_is_too_short_is_a_finding(tree):
     root = tree({"list.csv": b"path,label\na.png\n\x00.png,cat\n,cat\n", "a.png": encode(GREY)})
     found = collect(f"{root}/list.csv")
