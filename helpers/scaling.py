@@ -94,7 +94,7 @@ class _Pieces:
     """Rows of an array in float64 pieces of shape (k, statistics), so that a large one fits in memory."""
 
     def __init__(self, values: np.ndarray, indices: np.ndarray | None, per: str) -> None:
-        kinds = {"set": (), "channel": values.shape[-1:], "feature": values.shape[1:]}
+        kinds = {"set": (), "channel": values.shape[1:][-1:], "feature": values.shape[1:]}
         if per not in kinds:
             raise ValueError(f"per is one of {', '.join(map(repr, kinds))}; received {per!r}.")
         self._values, self._indices, self._shape = values, indices, kinds[per]

@@ -99,6 +99,14 @@ def test_pieces_give_what_the_whole_gives(images, monkeypatch):
         np.testing.assert_allclose(pieces.scale, expected.scale)
 
 
+@pytest.mark.parametrize("per", ["set", "channel", "feature"])
+def test_plain_numbers_are_one_feature(per):
+    values = np.array([1.0, 2.0, 3.0])
+    np.testing.assert_allclose(scaling.fit_min_max(values, per=per)(values), [0, 0.5, 1])
+    standard = np.sqrt(1.5) * np.array([-1, 0, 1])
+    np.testing.assert_allclose(scaling.fit_standard(values, per=per)(values), standard, rtol=1e-6)
+
+
 def test_large_offset_keeps_its_digits():
     values = 1e9 + np.array([[0.0], [1.0], [2.0]])
     np.testing.assert_allclose(scaling.fit_min_max(values)(values).ravel(), [0, 0.5, 1])
