@@ -206,7 +206,7 @@ def _from_text(name: str, text: str, default: object) -> object:
         if isinstance(default, int | float):
             return type(default)(text)
         value = ast.literal_eval(text)
-    except (KeyError, ValueError, SyntaxError):
+    except (KeyError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # literal_eval's list
         if default is None:
             return text
         raise _wrong(name, text, default) from None

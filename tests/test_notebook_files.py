@@ -96,6 +96,7 @@ def test_a_value_takes_the_type_of_the_default(value, default, parsed):
         (1, True, "true or false"),
         (7, "a", "a text"),
         ("[", [1], "type list"),
+        ("{[1]: 2}", [1], "type list"),
     ],
 )
 def test_a_value_of_another_type_is_refused(value, default, expected):
