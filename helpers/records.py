@@ -99,8 +99,8 @@ def layout(paths: Iterable[tuple[str, ...]]) -> Layout:
     """Finds out which folder level of a tree names the class.
 
     The class is the first folder below the root; folders below it only group pictures. Two levels
-    may lie above it: one folder that wraps all the rest, as archives often have, and then folders
-    that are all named after splits (`train`, `val`, `test` and the like).
+    may lie above it: one folder that wraps all the others, as archives often have (a licence may lie
+    beside them), and then folders that are all named after splits (`train`, `val`, `test` and the like).
 
     Args:
         paths: Path of each file, relative to the root, as its parts.
@@ -113,13 +113,13 @@ def layout(paths: Iterable[tuple[str, ...]]) -> Layout:
     """
     # For each number of leading folders skipped: the folders found there, and the depth of files below.
     tops: tuple[set, set] = (set(), set())
-    shallowest, deepest = 10**9, 0
+    deepest = 0
     for parts in paths:
-        shallowest, deepest = min(shallowest, len(parts)), max(deepest, len(parts))
+        deepest = max(deepest, len(parts))
         for skip in (0, 1):
             if len(parts) > skip + 1:
                 tops[skip].add(parts[skip].lower())
-    wrapped = len(tops[0]) == 1 and shallowest >= 3 and not tops[0] <= _SPLITS.keys()
+    wrapped = len(tops[0]) == 1 and deepest >= 3 and not tops[0] <= _SPLITS.keys()
     skip = int(wrapped)
     has_splits = bool(tops[skip]) and tops[skip] <= _SPLITS.keys() and deepest - skip >= 3
     return Layout(skip, has_splits)

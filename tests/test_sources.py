@@ -69,6 +69,8 @@ def test_folders_named_after_splits_are_published_splits(tree):
         (["cat/1", "test/2"], [("cat", None), ("test", None)]),  # a class that happens to be called test
         (["train/1", "test/2"], [("train", None), ("test", None)]),  # nothing lies deeper
         (["pets/cat/1", "pets/dog/2"], [("cat", None), ("dog", None)]),
+        (["pets/LICENSE", "pets/cat/1", "pets/dog/2"], [(None, None), ("cat", None), ("dog", None)]),
+        (["README", "pets/train/cat/1", "pets/test/dog/2"], [(None, None), ("cat", "train"), ("dog", "test")]),
         (["cat/1"], [("cat", None)]),
         (["cat/monday/1", "dog/2"], [("cat", None), ("dog", None)]),
         (["1", "cat/2"], [(None, None), ("cat", None)]),
