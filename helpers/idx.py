@@ -27,17 +27,19 @@ class IdxSource:
     def __init__(self, root: str | Path, *, limits: Limits = DEFAULT_LIMITS):
         self.findings: list[Finding] = []
         self._root, self._limits = Path(root).resolve(), limits
-        self.classes = self._json("classes.json")
-        self._checksums = self._json("checksums.json") or {}
+        self.classes = self._json("classes.json", list)
+        self._checksums = self._json("checksums.json", dict) or {}
 
     def describe(self) -> str:
         return f"the IDX files of {printable(self._root.name)}"
 
     def records(self) -> Iterator[Record]:
-        for path in sorted(self._root.glob("*-images-idx3-ubyte*"), key=lambda path: (not _is_train(path), path.name)):
+        found = {path.name.removesuffix(".gz"): path for path in sorted(self._root.glob("*-images-idx3-ubyte*"))
+                 if path.name.endswith(("-ubyte", "-ubyte.gz"))}  # unpacked and packed, it is one part
+        for path in sorted(found.values(), key=lambda path: (not _is_train(path), path.name)):
             part = path.name.partition("-images-")[0]
             split = "train" if _is_train(path) else "test" if part.endswith(("t10k", "test")) else None
-            labels = np.concatenate([*self._arrays(self._labels_of(path), 1)])
+            labels = np.concatenate([np.empty(0, np.uint8), *self._arrays(self._labels_of(path), 1)])
             if self.classes and labels.max(initial=0) >= len(self.classes):
                 raise SourceError(f"{part} has the label {labels.max()}, but classes.json names {len(self.classes)}.")
             yield from self._records(part, split, labels, self._arrays(path, 3))
@@ -93,9 +95,17 @@ class IdxSource:
         if expected and expected != digest.hexdigest():
             raise SourceError(f"{path.name} is not what checksums.json says: fetch it again.")
 
-    def _json(self, name: str) -> object:
+    def _json(self, name: str, kind: type) -> list | dict | None:
         path = self._root / name
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SourceError(f"{name} is not JSON ({error}): mend it.") from error
+        if not isinstance(content, kind):
+            raise SourceError(f"{name} holds a {type(content).__name__}: it must hold a {kind.__name__}.")
+        return content
 
 
 def _is_train(path: Path) -> bool:

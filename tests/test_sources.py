@@ -319,6 +319,31 @@ def test_broken_idx_files_are_one_sentence(tmp_path, change, message):
         collect(str(tmp_path / "mnist"))
 
 
+def test_idx_files_without_a_picture_are_one_sentence(tmp_path):
+    empty = {f"{part}_{kind}": idx_bytes(np.zeros((0, 4, 3)[:dimensions], np.uint8)) for part in ("train", "t10k")
+             for kind, dimensions in (("images_idx3_ubyte", 3), ("labels_idx1_ubyte", 1))}  # fmt: skip
+    write_idx(tmp_path / "mnist", **empty)
+    with pytest.raises(SourceError, match="No picture in the IDX files of mnist"):
+        collect(str(tmp_path / "mnist"))
+
+
+def test_idx_files_that_lie_there_packed_and_unpacked_are_read_once(tmp_path):
+    write_idx(tmp_path / "mnist", zipped=True)
+    write_idx(tmp_path / "mnist", zipped=False)
+    (tmp_path / "mnist" / "train-images-idx3-ubyte.gz.part").write_bytes(b"half")
+    assert len(collect(str(tmp_path / "mnist")).images) == 9
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "classes.json is not JSON"), ('{"a": 0}', "classes.json holds a dict")]
+)
+def test_class_names_that_are_no_list_are_one_sentence(tmp_path, content, message):
+    write_idx(tmp_path / "mnist")
+    (tmp_path / "mnist" / "classes.json").write_text(content)
+    with pytest.raises(SourceError, match=message):
+        open_source(str(tmp_path / "mnist"))
+
+
 def test_half_a_gz_and_missing_labels_are_one_sentence(tmp_path):
     write_idx(tmp_path / "mnist")
     path = tmp_path / "mnist" / "train-images-idx3-ubyte.gz"
