@@ -169,6 +169,8 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         remove(partial)
+        if retired.exists() and not path.exists():  # the second rename failed
+            os.replace(retired, path)
         remove(retired)
 
 

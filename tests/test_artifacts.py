@@ -63,6 +63,16 @@ def test_a_folder_that_fails_leaves_the_old_one(tmp_path):
     assert names(tmp_path) == ["old", "set"]
 
 
+def test_a_folder_that_cannot_be_moved_into_place_leaves_the_old_one(tmp_path, monkeypatch):
+    with artifacts.writing_folder(tmp_path / "set") as folder:
+        (folder / "old").write_text("old")
+    move = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: 1 / 0 if (old / "new").exists() else move(old, new))
+    with pytest.raises(ZeroDivisionError), artifacts.writing_folder(tmp_path / "set") as folder:
+        (folder / "new").write_text("new")
+    assert names(tmp_path) == ["old", "set"]
+
+
 def _write_slowly(path):
     with artifacts.writing(path) as partial:
         partial.write_text("half")
