@@ -149,7 +149,8 @@ def collect(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for chunk in _chunks(opened.records()):
-            run = pool.map if sum(len(record.picture) for record in chunk) > _WORTH_A_THREAD * len(chunk) else map
+            size_of_all = sum(memoryview(record.picture).nbytes for record in chunk)
+            run = pool.map if size_of_all > _WORTH_A_THREAD * len(chunk) else map
             for record, result in zip(chunk, run(work, chunk), strict=True):
                 if isinstance(result, str):
                     findings.append(Finding(record.name, "unreadable", "drop", result))
@@ -234,7 +235,7 @@ def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
     chunk, used = [], 0
     for record in records:
         chunk.append(record)
-        used += len(record.picture)
+        used += memoryview(record.picture).nbytes
         if len(chunk) == _CHUNK_PICTURES or used > _CHUNK_BYTES:
             yield chunk
             chunk, used = [], 0

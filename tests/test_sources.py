@@ -392,6 +392,13 @@ def test_every_kind_of_source_hands_out_the_same_pictures(tmp_path):
     assert all(len(c.findings) == 4 for c in found)
 
 
+def test_pictures_are_decoded_in_chunks_of_bounded_size():
+    encoded = [records.Record(str(number), bytes(2**20)) for number in range(100)]
+    decoded = [records.Record(str(number), np.zeros((1024, 1024), np.uint8)) for number in range(100)]
+    for each in (encoded, decoded):
+        assert [len(chunk) for chunk in sources._chunks(iter(each))] == [33, 33, 33, 1]
+
+
 def test_nothing_is_left_in_the_output_folder(tree):
     collect(tree({"cat/1.png": encode(GREY)}))
     assert [path for path in artifacts.outputs().rglob("*") if path.is_file()] == []
