@@ -54,7 +54,7 @@ class FolderSource:
 
     def _files(self) -> Iterator[tuple[str, ...]]:
         """Yields the path of each file as its parts, sorted; what is no file becomes a finding."""
-        for folder, subfolders, files in os.walk(self._root):
+        for folder, subfolders, files in os.walk(self._root, onerror=self._note_unreadable):
             subfolders[:] = sorted(name for name in subfolders if not is_litter((name,)))
             above = Path(folder).relative_to(self._root).parts
             for name in subfolders:
@@ -63,6 +63,10 @@ class FolderSource:
             if above and not files and not subfolders:
                 self._note(above, "empty class", "is a folder without a picture")
             yield from ((*above, name) for name in sorted(files) if not is_litter((name,)))
+
+    def _note_unreadable(self, error: OSError) -> None:
+        parts = Path(error.filename).relative_to(self._root).parts
+        self._note(parts or (self._root.name,), "unreadable", f"is a folder that cannot be read ({error.strerror})")
 
     def _note(self, parts: tuple[str, ...], kind: str, why: str) -> None:
         self.findings.append(Finding(_shown(parts), kind, "drop", why))

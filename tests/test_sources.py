@@ -128,6 +128,23 @@ def test_links_that_lead_out_are_findings(tmp_path, tree):
     ]  # fmt: skip
 
 
+def test_a_folder_that_cannot_be_read_is_a_finding(tree, monkeypatch):
+    root = tree({"cat/1.png": encode(GREY), "dog/2.png": encode(GREY)})
+    scan = os.scandir
+
+    def refuse(path):  # permissions do not bind root, who may run the tests
+        if os.fspath(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = collect(root)
+    assert found.names.tolist() == ["cat/1.png"]
+    assert found.findings[["name", "kind", "detail"]].to_numpy().tolist() == [
+        ["dog", "unreadable", "is a folder that cannot be read (Permission denied)"]
+    ]
+
+
 def test_a_class_without_a_picture_is_a_finding(tmp_path, tree):
     root = tree({"cat/1.png": encode(GREY)})
     os.mkdir(f"{root}/dog")
