@@ -78,7 +78,7 @@ def _fetch(url: str, target: Path, largest: int) -> None:
         headers |= {"Range": f"bytes={have}-", "If-Range": json.loads(note.read_text())["version"]}
     with requests.get(url, headers=headers, stream=True, timeout=(10, 60)) as response:
         if response.status_code == 416:
-            part.unlink()
+            part.unlink(missing_ok=True)
         if response.status_code in (408, 416, 425, 429, 500, 502, 503, 504):
             raise _Interrupted(f"the server answered {response.status_code} {response.reason}")
         if response.status_code not in (200, 206):
@@ -88,6 +88,8 @@ def _fetch(url: str, target: Path, largest: int) -> None:
         resumed = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         version = response.headers.get("ETag", "") or response.headers.get("Last-Modified", "")
         note.unlink(missing_ok=True)
+        if not resumed:  # before the note: a part must never stand beside the version of another file
+            part.unlink(missing_ok=True)
         if version and not version.startswith("W/"):
             artifacts.write_json(note, {"version": version})
         written = have if resumed else 0

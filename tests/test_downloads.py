@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from helpers import downloads, rehearsal
+from helpers import artifacts, downloads, rehearsal
 from helpers.records import Limits, SourceError
 
 CONTENT = bytes(range(256)) * 2000
@@ -60,6 +60,24 @@ def test_a_file_that_has_changed_in_between_is_not_patched_together(shelf, tmp_p
         (shelf / "pets.zip").write_bytes(b"another" * 1000)
         path = fetch(f"{server.url}/pets.zip", tmp_path)
     assert path.read_bytes() == b"another" * 1000
+
+
+def test_a_run_killed_as_a_changed_file_begins_is_not_patched_together(shelf, tmp_path, monkeypatch):
+    write_json = artifacts.write_json
+
+    def killed(path, content):
+        write_json(path, content)
+        raise KeyboardInterrupt
+
+    with rehearsal.serve(shelf, break_after=200_000) as server:
+        with pytest.raises(SourceError):
+            fetch(f"{server.url}/pets.zip", tmp_path, attempts=1)
+        (shelf / "pets.zip").write_bytes(CONTENT[::-1])
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(artifacts, "write_json", killed)
+            fetch(f"{server.url}/pets.zip", tmp_path)
+        path = fetch(f"{server.url}/pets.zip", tmp_path)
+    assert path.read_bytes() == CONTENT[::-1]
 
 
 def test_half_a_file_is_one_sentence(shelf, tmp_path):
