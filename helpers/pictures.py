@@ -1,5 +1,6 @@
 """From the bytes of one picture file to pixels, trusting nothing in it."""
 
+import threading
 import warnings
 from io import BytesIO
 
@@ -10,6 +11,7 @@ from helpers.records import DEFAULT_LIMITS
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # decoded inside Pillow; none starts a program
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
+_ONE_AT_A_TIME = threading.Lock()  # what `catch_warnings` puts back is the whole process's
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lie on their side
 _BEGINNINGS = {
     b"": "is empty (0 bytes)",
@@ -41,7 +43,7 @@ def header(picture: bytes, *, max_pixels: int = DEFAULT_LIMITS.pixels) -> Image.
         UnreadablePicture: If it is of another format, damaged or too large.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # our own limit follows
+        with _ONE_AT_A_TIME, warnings.catch_warnings(action="ignore"):  # our own limit follows
             image = Image.open(BytesIO(picture), formats=FORMATS)
     except Image.DecompressionBombError:
         raise UnreadablePicture(f"has more than the {max_pixels:,} pixels allowed") from None

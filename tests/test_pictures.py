@@ -1,5 +1,8 @@
 import contextlib
 import struct
+import sys
+import threading
+import warnings
 import zlib
 from io import BytesIO
 
@@ -32,6 +35,29 @@ def png_header(width: int, height: int) -> bytes:
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF", "PPM"])
 def test_lossless_formats_come_back_equal(format):
     assert np.array_equal(pictures.decode(encoded(Image.fromarray(GRADIENT), format)), GRADIENT)
+
+
+def test_threads_that_open_pictures_leave_the_warnings_of_the_process_alone():
+    data, before = encoded(Image.fromarray(GRADIENT)), [*warnings.filters]
+    together = threading.Barrier(8)
+
+    def work():
+        together.wait()
+        for _ in range(200):
+            pictures.header(data)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert warnings.filters == before
+    finally:
+        sys.setswitchinterval(interval)
+        warnings.filters[:] = before
 
 
 @pytest.mark.parametrize("format", ["JPEG", "WEBP"])
