@@ -26,13 +26,12 @@ def check(
 
     Args:
         statement: One sentence with its bound in words.
-        measured: The figure, or a bool for a statement without one.
+        measured: The figure, or a bool for a statement without one. A figure that is not finite
+            holds no bound.
         at_least: Lowest figure for which it holds, inclusive.
         at_most: Highest figure for which it holds, inclusive.
         within: Lowest and highest figure, inclusive.
         unit: Unit of the figure, for the table.
-
-    A figure that is not finite holds no bound.
 
     Raises:
         ValueError: If not exactly one bound is given for a number, or any for a bool.
@@ -71,7 +70,7 @@ def read(stem: str | None = None) -> list[dict]:
 
 
 def table(stem: str | None = None) -> "pandas.DataFrame":  # noqa: F821
-    """Returns the recorded claims as a DataFrame: claim, measured, unit, bound, held."""
+    """Returns the recorded claims as a DataFrame: claim, measured, unit, expected, held."""
     import pandas as pd
 
     rows = [
