@@ -5,6 +5,23 @@ import numpy as np
 
 from helpers import hostile, rehearsal
 
+ANSWERS = [  # what is said of each attack, in the order of `hostile.attacks`
+    ("1 collected", "../../up.png: leads out", "/etc/up.png: leads out", "cat/link.png: is a link"),
+    ("looks like a decompression bomb",),
+    ("cut short",),
+    ("1 collected", "cat/huge.png: has more than the 50,000,000 pixels allowed"),
+    ("1 collected", "g.png: is an SVG", "run.png: is a script", "page.png: is a PostScript", "empty.png: is empty"),
+    ("1 collected", "cat/\\u202egnp.exe: is a program"),
+    ("1 collected", "cat/outside.png: leads out of its folder", "dog/nothing.txt: is not a picture"),
+    ("No picture in the folder none",),
+    ("There is no",),
+    ("returned no rows",),
+    ("column label holds str",),
+    ("must be one SELECT",),
+    ("answered 404",),
+    ("cut short",),
+]
+
 
 def tree(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
@@ -21,12 +38,10 @@ def test_every_attack_ends_in_findings_or_one_sentence_and_writes_nothing(tmp_pa
         before = tree(tmp_path)
         answers = [hostile.answer(attack, hide={str(tmp_path): "…", server.url: "http://…"}) for attack in attacks]
         written = tree(tmp_path) - before
-    assert len(answers) == 14
-    for attack, answer in zip(attacks, answers, strict=True):
-        assert len(answer) > 20, attack
+    for attack, answer, said in zip(attacks, answers, ANSWERS, strict=True):
+        assert all(words in answer for words in said), (attack.what, answer)
         assert "\n" not in answer
         assert str(tmp_path) not in answer
-    assert "pixels allowed" in answers[3]
     assert all(path.startswith("outputs") for path in written)
     with sqlite3.connect(database) as connection:
         assert connection.execute("SELECT count(*) FROM pictures").fetchone() == (len(table),)
