@@ -11,12 +11,6 @@ import pytest
 from helpers import artifacts
 
 
-@pytest.fixture(autouse=True)
-def _own_outputs(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path / "out"))
-    monkeypatch.setattr(artifacts, "_current", None)
-
-
 def names(folder):
     return sorted(path.name for path in folder.rglob("*"))
 
@@ -27,7 +21,7 @@ def test_root_holds_the_notebooks_and_the_data():
 
 
 def test_outputs_follow_the_environment(tmp_path, monkeypatch):
-    assert artifacts.outputs() == tmp_path / "out"
+    assert artifacts.outputs() == tmp_path / "outputs"
     monkeypatch.delenv("WORKBOOK_OUTPUTS")
     assert artifacts.outputs() == artifacts.root() / "outputs"
 
@@ -103,7 +97,7 @@ def test_begin_forgets_the_claims_of_the_run_before(tmp_path):
 
 
 def test_begin_says_in_a_sentence_that_a_file_stands_in_the_way(tmp_path):
-    (tmp_path / "out").write_text("not a folder")
+    (tmp_path / "outputs").write_text("not a folder")
     with pytest.raises(OSError, match="A file stands where the folder .* should be"):
         artifacts.begin("09_blocked", {})
 

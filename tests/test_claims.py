@@ -9,9 +9,7 @@ from helpers import artifacts, claims
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path))
-    monkeypatch.setattr(artifacts, "_current", None)
+def folder():
     return artifacts.begin("09_claims", {})
 
 

@@ -277,8 +277,7 @@ def test_findings_of_the_source_come_first_and_count_for_no_row():
     assert len(cleaning.kept(20, findings)) == 20
 
 
-def test_known_dirt_is_found_and_little_else(tmp_path, monkeypatch, fashion):
-    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path / "outputs"))
+def test_known_dirt_is_found_and_little_else(tmp_path, fashion):
     images, labels = fashion[0][:1500], np.char.replace(fashion[1][:1500].astype(str), "/", "-")
     splits = np.where(np.arange(1500) < 1200, "train", "test")
     table = rehearsal.soil(images, labels, splits, each=12, seed=0)

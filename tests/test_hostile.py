@@ -28,7 +28,6 @@ def tree(folder: Path) -> set[str]:
 
 
 def test_every_attack_ends_in_findings_or_one_sentence_and_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.chdir(tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8)
     table = rehearsal.soil(images, np.array(["cat", "dog"] * 30), np.array(["train"] * 60), each=2, seed=0)

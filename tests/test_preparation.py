@@ -8,11 +8,6 @@ from helpers.records import SourceError
 from helpers.rehearsal import encode
 
 
-@pytest.fixture(autouse=True)
-def _own_outputs(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path / "outputs"))
-
-
 def soiled(tmp_path, count=200):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (count, 8, 8), np.uint8)

@@ -19,11 +19,6 @@ GREY = np.arange(30, dtype=np.uint8).reshape(5, 6)
 COLOUR = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
 
 
-@pytest.fixture(autouse=True)
-def _own_outputs(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path / "outputs"))
-
-
 @pytest.fixture
 def tree(tmp_path):
     """Writes files into a folder and returns it."""
