@@ -75,7 +75,7 @@ def explain(error: OSError, path: Path) -> str:
     """Returns one sentence that says why `path` cannot be written, and how to mend it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return (
-            f"There is no room to write in {path} ({free_space(path)} free, {_size(MINIMUM_FREE)} needed): "
+            f"There is no room to write in {path} ({free_space(path)} free, {size(MINIMUM_FREE)} needed): "
             "free some space, or name another folder with --output or WORKBOOK_OUTPUTS."
         )
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
@@ -93,7 +93,7 @@ def free_space(path: Path) -> str:
     path = Path(path).absolute()
     while not path.exists():
         path = path.parent
-    return _size(shutil.disk_usage(path).free)
+    return size(shutil.disk_usage(path).free)
 
 
 def require(path: str | Path, made_by: str) -> Path:
@@ -229,5 +229,10 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
+    """Returns a number of bytes for eyes.
+
+    >>> size(1_234_000_000), size(56_700_000)
+    ('1.2 GB', '57 MB')
+    """
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

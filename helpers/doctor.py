@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from helpers import artifacts, kernel
-from helpers.progress import size
+from helpers.artifacts import size
 
 _SHOWN = ("keras", "tensorflow", "numpy", "pandas", "papermill", "jupyterlab")
 _DEVICES = "from helpers import devices; print(devices.setup())"

@@ -5,6 +5,7 @@ import shutil
 import threading
 from typing import TextIO
 
+from helpers.artifacts import size
 from helpers.outcomes import RAN, Outcome
 
 
@@ -16,15 +17,6 @@ def duration(seconds: float) -> str:
     """
     whole = round(seconds)
     return f"{whole} s" if whole < 100 else f"{whole // 60}:{whole % 60:02d} min"
-
-
-def size(count: int) -> str:
-    """Returns a number of bytes for eyes.
-
-    >>> size(1_234_000_000), size(56_700_000)
-    ('1.2 GB', '57 MB')
-    """
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 class Progress:

@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 from helpers import artifacts, claims, outcomes
+from helpers.artifacts import size
 from helpers.outcomes import RAN, SKIPPED, Outcome
-from helpers.progress import duration, size
+from helpers.progress import duration
 
 # Nothing is fetched and nothing runs: a page can be mailed, and opened on a machine without a network.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

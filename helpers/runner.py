@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from helpers import artifacts, claims, kernel, lock, notebooks, outcomes, plans
+from helpers.artifacts import size
 from helpers.notebooks import Notebook
 from helpers.outcomes import FAILED, RAN, SKIPPED, Outcome
-from helpers.progress import Progress, duration, size
+from helpers.progress import Progress, duration
 
 # How Python, HDF5, NumPy and SQLite say that a disk, a quota or a file-size limit is full.
 _FULL = re.compile(
