@@ -269,12 +269,15 @@ def load(folder: str | Path | None = None, *, verify: bool = False) -> DataSet:
     folder = artifacts.require(f"{MADE_BY}/dataset" if folder is None else Path(folder).absolute(), made_by=MADE_BY)
     for name in (*_FILES, "manifest.json"):
         artifacts.require(folder / name, made_by=MADE_BY)
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    for name in _FILES:
-        recorded = manifest["files"][name]
-        if (folder / name).stat().st_size != recorded["bytes"] or (
-            verify and artifacts.sha256(folder / name) != recorded["sha256"]
-        ):
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        files = {name: (manifest["files"][name]["bytes"], manifest["files"][name]["sha256"]) for name in _FILES}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / 'manifest.json'} is no manifest of a data set: run notebook {MADE_BY} again."
+        ) from error
+    for name, (size, checksum) in files.items():
+        if (folder / name).stat().st_size != size or (verify and artifacts.sha256(folder / name) != checksum):
             raise ValueError(
                 f"{folder / name} is not the file that its manifest describes: run notebook {MADE_BY} again."
             )

@@ -217,6 +217,14 @@ def test_file_that_is_cut_short_or_changed_is_found(tmp_path, small):
         data.load(folder, verify=True)
 
 
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"files": {"images.npy": 3}}'])
+def test_manifest_that_is_none_is_one_sentence(tmp_path, small, content):
+    folder = data.write(tmp_path / "set", **small)
+    (folder / "manifest.json").write_text(content)
+    with pytest.raises(ValueError, match="is no manifest of a data set: run notebook 01_data_preparation again"):
+        data.load(folder)
+
+
 def test_unknown_split_names_those_there_are(tmp_path, small):
     with pytest.raises(KeyError, match="train, validation, test"):
         data.load(data.write(tmp_path / "set", **small)).split("dev")
