@@ -18,7 +18,7 @@ def make(
         ValueError: If there is no such notebook or parameter, or a value does not fit.
     """
     chosen = {number_of(text, found) for text in numbers} or set(found)
-    reach = _needed(found, chosen)
+    reach = needed(found, chosen)
     for name in given:
         if any(name in found[number].defaults for number in chosen):
             continue
@@ -26,7 +26,7 @@ def make(
         if not owners:
             names = sorted({known for number in chosen | reach for known in found[number].defaults})
             raise ValueError(f"No notebook of this run has a parameter {name}: {notebooks.hint(name, names)}")
-        chosen |= owners | {number for number in reach if _needed(found, {number}) & owners}
+        chosen |= owners | {number for number in reach if needed(found, {number}) & owners}
     chosen |= {number for number in reach - chosen if not _made(found[number])}
     order = [found[number] for number in sorted(chosen)]
     values = {}
@@ -70,7 +70,8 @@ def read_profile(name: str | None, found: dict[str, Notebook]) -> dict[str, dict
     return content
 
 
-def _needed(found: dict[str, Notebook], numbers: set[str]) -> set[str]:
+def needed(found: dict[str, Notebook], numbers: set[str]) -> set[str]:
+    """Returns the numbers of the notebooks that some notebooks need, directly or not."""
     reached: set[str] = set()
     waiting = list(numbers)
     while waiting:

@@ -58,14 +58,16 @@ def run(
 def refresh(numbers: list[str] | None = None) -> int:
     """Runs notebooks with their defaults and writes them, ready to commit, into `notebooks/`.
 
+    What they need runs first, with its defaults too: an earlier run may have had other parameters.
     Nothing is written there unless every cell ran and every claim held.
     """
-    status = run(numbers)
+    found = notebooks.find()
+    asked = {plans.number_of(text, found) for text in numbers or []} or set(found)
+    status = run(sorted(asked | plans.needed(found, asked)))
     if status != 0:
         print("Nothing was written into notebooks/: a cell or a claim failed.", file=sys.stderr)
         return status
-    found = notebooks.find()
-    return _commit_ready(plans.make(found, numbers or [], {}, {})[0])
+    return _commit_ready([found[number] for number in sorted(asked)])
 
 
 def _run_all(chosen: list[Notebook], values: dict[str, dict], kernel_name: str, descriptor: int) -> list[Outcome]:

@@ -345,6 +345,16 @@ def test_refresh_writes_equal_files_and_only_after_a_clean_run(two, make, capsys
 
 
 @pytest.mark.slow
+def test_refresh_does_not_build_on_a_run_with_other_parameters(two):
+    assert runner.run(["01"], given={"SEED": "7"}) == 0
+    before = (two / "notebooks" / "01_data.ipynb").read_bytes()
+    assert runner.refresh(["02"]) == 0
+    cells = nbformat.read(two / "notebooks" / "02_train.ipynb", as_version=4).cells
+    assert json.loads(cells[-1].outputs[0].text) == [0, 2]
+    assert (two / "notebooks" / "01_data.ipynb").read_bytes() == before
+
+
+@pytest.mark.slow
 def test_refresh_refuses_a_path_of_this_machine(project, make):
     make.write_notebooks(project, n01_data=make.tiny("01_data", make.code("print(out)", "where")))
     with pytest.raises(
