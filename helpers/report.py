@@ -18,7 +18,7 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { :root { --ink: #dde3ea; --paper: #15181c; --soft: #1f242a; --line: #39414b;
   --link: #79b8ff; --good: #56d364; --bad: #ff7b72; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 64rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; max-width: 66rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.55 system-ui, sans-serif; }
 a { color: var(--link); }
 h1, h2, h3 { line-height: 1.25; margin: 1.6em 0 0.5em; }
@@ -29,7 +29,7 @@ pre { margin: 0; padding: 0.6rem 0.8rem; overflow-x: auto; }
 .text_cell_render :not(pre) > code { background: var(--soft); padding: 0.1em 0.3em; border-radius: 4px; }
 .input { margin-top: 0.8rem; }
 .output_area { margin: 0.3rem 0 0.3rem 0.8rem; overflow-x: auto; }
-.output_stderr pre { color: var(--bad); opacity: 0.8; }
+.output_stderr pre { opacity: 0.7; }
 .output_error pre { border-left: 4px solid var(--bad); }
 .prompt { display: none; }
 img { max-width: 100%; height: auto; }
@@ -140,7 +140,8 @@ def _exporter() -> "nbconvert.HTMLExporter":  # noqa: F821
             attachments = context.get("cell", {}).get("attachments", {})
             return MarkdownWithMath(renderer=Renderer(escape=False, attachments=attachments)).render(source)
 
-    return Exporter(template_name="basic")
+    # A stream comes in as many pieces as timing makes; on the page it is one.
+    return Exporter(template_name="basic", preprocessors=["nbconvert.preprocessors.CoalesceStreamsPreprocessor"])
 
 
 def _document(title: str, body: str, style: str = "") -> str:

@@ -73,6 +73,14 @@ def test_text_of_outputs_is_text(content):
     assert "a &lt; b &amp; c" in report.page(content, "Title")
 
 
+def test_a_stream_that_came_in_pieces_is_one(make):
+    fit = make.code("fit()", "fit")
+    fit.outputs = [nbformat.v4.new_output("stream", name="stderr", text=f"epoch {i}\n") for i in (1, 2)]
+    body = report.page(make.tiny("01_data", fit), "Title").split("<main>")[1]
+    assert body.count("output_stderr") == 1
+    assert "epoch 1\nepoch 2" in body
+
+
 def test_outputs_do_not_restyle_the_page(make):
     listing = make.code("Code(source)", "listing")
     html = "<style>.output_html { background: white }</style><style scoped>th { color: red }</style><p>kept</p>"
