@@ -167,6 +167,8 @@ def _row(outcome: Outcome) -> str:
         name = f'<a href="{outcome.stem}/{outcome.stem}.html">{name}</a>'
     good = outcome.status == RAN and outcome.held == outcome.claimed
     went = outcome.status + (f": {outcome.error}" if outcome.error else "")
+    if outcome.status == RAN and not good:
+        went += ", but a claim failed"
     claimed = f"{outcome.held} of {outcome.claimed}" if outcome.claimed else "–"
     measured = outcome.seconds > 0
     return (

@@ -105,7 +105,7 @@ def test_index_lists_how_each_notebook_went_and_every_claim(monkeypatch):
     ]
     page = report.index(went)
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.split("</style>")[1]))
-    assert "1 · Data &lt;b&gt; ran 41 s 2.0 GB 1 of 2" in text
+    assert "1 · Data &lt;b&gt; ran, but a claim failed 41 s 2.0 GB 1 of 2" in text
     assert "2 · Train failed: cell 2 raised &lt;Error&gt; 5 s 9 MB –" in text
     assert "3 · CNN skipped: it needs 02_train – – –" in text
     assert "✘ More &lt;than&gt; one 0.5 pictures ≥ 1" in text
