@@ -37,14 +37,15 @@ def run(
         kernel_name: Jupyter kernel to run in.
 
     Raises:
-        ValueError: For an unknown notebook, profile, parameter or kernel, or a value that a
-            notebook would refuse; raised before any work.
+        ValueError: For an unknown notebook, profile, parameter or kernel, a value that a notebook
+            would refuse, or a source that is not there; raised before any work.
         OSError: If the outputs cannot be written, or another run is writing there.
     """
     found = notebooks.find()
     chosen, values = plans.make(found, numbers or [], plans.read_profile(profile, found), given or {})
     if trouble := kernel.problem(kernel_name):
         raise ValueError(trouble)
+    _refuse_wrong_sources(values)
     asked = {plans.number_of(text, found) for text in numbers or []} or set(found)
     for notebook in (notebook for notebook in chosen if notebook.number not in asked):
         print(f"{notebook.stem} runs first: what was asked for needs it.", file=sys.stderr)
@@ -68,6 +69,16 @@ def refresh(numbers: list[str] | None = None) -> int:
         print("Nothing was written into notebooks/: a cell or a claim failed.", file=sys.stderr)
         return status
     return _commit_ready([found[number] for number in sorted(asked)])
+
+
+def _refuse_wrong_sources(values: dict[str, dict]) -> None:
+    # A mistyped path is told now, before the pages and claims of the last run make way for a failed one.
+    local = {mine["SOURCE"] for mine in values.values() if mine.get("SOURCE") and "://" not in mine["SOURCE"]}
+    if local:
+        from helpers import sources
+
+        for source in local:
+            sources.open_source(source)
 
 
 def _run_all(chosen: list[Notebook], values: dict[str, dict], kernel_name: str, descriptor: int) -> list[Outcome]:

@@ -102,6 +102,14 @@ def test_a_value_out_of_range_is_refused_before_any_work(two):
     assert not artifacts.outputs().exists()
 
 
+def test_a_source_that_is_not_there_is_refused_before_any_work(project, make):
+    tiny = make.tiny("01_data", parameters='SOURCE = ""  # pictures', rules="SOURCE=str")
+    make.write_notebooks(project, n01_data=tiny)
+    with pytest.raises(ValueError, match="There is no 'no/such/folder': a source is a folder"):
+        runner.run(given={"SOURCE": "no/such/folder"})
+    assert not artifacts.outputs().exists()
+
+
 def test_a_profile_has_a_section_for_each_notebook_and_the_command_line_wins(two, tmp_path):
     (tmp_path / "mine.yaml").write_text("01_data:\n  SEED: 3\n02_train:\n  EPOCHS: 1\n")
     assert plan(profile=str(tmp_path / "mine.yaml"), EPOCHS="4")[1] == {
