@@ -277,6 +277,12 @@ def test_findings_of_the_source_come_first_and_count_for_no_row():
     assert len(cleaning.kept(20, findings)) == 20
 
 
+def test_a_rehearsal_may_hold_many_pieces_of_dirt():
+    images = np.random.default_rng(0).integers(0, 256, (1000, 8, 8), np.uint8)
+    table = rehearsal.soil(images, np.array(["cat", "dog"] * 500), np.array(["train"] * 1000), each=100, seed=0)
+    assert (table["dirt"].value_counts().drop("") == 100).all()
+
+
 def test_known_dirt_is_found_and_little_else(tmp_path, fashion):
     images, labels = fashion[0][:1500], np.char.replace(fashion[1][:1500].astype(str), "/", "-")
     splits = np.where(np.arange(1500) < 1200, "train", "test")
