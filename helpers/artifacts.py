@@ -71,6 +71,14 @@ def current() -> Path:
     return outputs() / _current
 
 
+def working() -> Path:
+    """Returns where this process may write by the way: the folder of its notebook, or `outputs()` if none has begun.
+
+    Only notebook N writes `outputs()/<N stem>`, so what a helper fetches or spools goes there, too.
+    """
+    return outputs() if _current is None else current()
+
+
 def explain(error: OSError, path: Path) -> str:
     """Returns one sentence that says why `path` cannot be written, and how to mend it."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -30,7 +30,8 @@ def download(
 
     Args:
         url: Where it lies.
-        folder: Where to put it; `outputs/cache` if not given. A part that an earlier run left there is continued.
+        folder: Where to put it; `cache` in `artifacts.working()` if not given. A part that an earlier
+            run left there is continued.
         sha256: Its checksum in hexadecimal, if you know it.
         limits: `total_bytes` is the largest file that is fetched.
         attempts: How often to try before giving up.
@@ -43,7 +44,7 @@ def download(
         SourceError: If the server says no, goes on failing, or sends another content than `sha256`.
     """
     shown = public(url)
-    folder = artifacts.outputs() / "cache" if folder is None else Path(folder)
+    folder = artifacts.working() / "cache" if folder is None else Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^\w.-]", "_", PurePosixPath(urlsplit(url).path).name)[-80:] or "download"
     target = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"

@@ -52,7 +52,7 @@ def open_source(source: str = "", *, query: str = "", sha256: str = "", limits: 
         limits: How much is believed of the source.
 
     Returns:
-        The source. An archive from the network is on disk by then, in `outputs/cache`.
+        The source. An archive from the network is on disk by then, in the notebook's `cache`.
 
     Raises:
         SourceError: If there is no such source; the message says how to mend it.
@@ -145,7 +145,7 @@ def collect(
         size, channels = size or found[0], channels or found[1]
     work = partial(_bring, size=size, channels=channels, max_pixels=limits.pixels)
     rows, findings = [], []
-    folder = artifacts.outputs() / "cache"
+    folder = artifacts.working()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for chunk in _chunks(opened.records()):

@@ -113,6 +113,11 @@ def test_current_asks_for_begin_first():
         artifacts.current()
 
 
+def test_work_by_the_way_lies_in_the_notebooks_folder():
+    assert artifacts.working() == artifacts.outputs()
+    assert artifacts.begin("09_some", {}) == artifacts.working()
+
+
 def test_what_is_missing_names_the_notebook_and_the_command():
     with pytest.raises(FileNotFoundError, match=r"Notebook 01_data_preparation makes it.*helpers run 01"):
         artifacts.require("01_data_preparation/dataset", made_by="01_data_preparation")

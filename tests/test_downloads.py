@@ -37,6 +37,14 @@ def test_a_long_download_shows_how_far_it_is_and_a_short_one_nothing(shelf, tmp_
     assert "pets.zip:   0%" in capsys.readouterr().err
 
 
+def test_a_notebook_downloads_into_its_own_folder(shelf):
+    folder = artifacts.begin("01_data_preparation", {})
+    with rehearsal.serve(shelf) as server:
+        path = downloads.download(f"{server.url}/pets.zip")
+    assert path.parent == folder / "cache"
+    assert list(artifacts.outputs().iterdir()) == [folder]
+
+
 def test_a_broken_connection_is_taken_up_where_it_broke(shelf, tmp_path):
     with rehearsal.serve(shelf, break_after=200_000) as server:
         path = fetch(f"{server.url}/pets.zip", tmp_path)

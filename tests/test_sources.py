@@ -411,6 +411,13 @@ def test_pictures_are_decoded_in_chunks_of_bounded_size():
         assert [len(chunk) for chunk in sources._chunks(iter(each))] == [33, 33, 33, 1]
 
 
+def test_a_notebook_collects_within_its_own_folder(tree):
+    artifacts.begin("01_data_preparation", {})
+    before = sorted(artifacts.outputs().rglob("*"))
+    collect(tree({"cat/1.png": encode(GREY)}))
+    assert sorted(artifacts.outputs().rglob("*")) == before
+
+
 def test_nothing_is_left_in_the_output_folder(tree):
     collect(tree({"cat/1.png": encode(GREY)}))
     assert [path for path in artifacts.outputs().rglob("*") if path.is_file()] == []
