@@ -82,7 +82,7 @@ def _spoilt(kind: str, number: int, clean: pd.Series, pixels: np.ndarray, classe
         tinted = np.stack([pixels[::-1], pixels[::-1] // 2, 255 - pixels[::-1]], axis=-1)
         row["picture"] = encode(tinted)
     elif kind == "blank":
-        row["picture"] = encode(np.full_like(pixels, number % 40 * 255 // 40))
+        row["picture"] = encode(np.full_like(pixels, number * 37 % 250))  # no two alike up to 250
     elif kind == "saturated":
         left = pixels[::-1] > np.quantile(pixels, 0.88)  # all but an eighth is burnt out
         row["picture"] = encode(np.where(left, 200, 255).astype(np.uint8))

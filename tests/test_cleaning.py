@@ -281,6 +281,7 @@ def test_a_rehearsal_may_hold_many_pieces_of_dirt():
     images = np.random.default_rng(0).integers(0, 256, (1000, 8, 8), np.uint8)
     table = rehearsal.soil(images, np.array(["cat", "dog"] * 500), np.array(["train"] * 1000), each=100, seed=0)
     assert (table["dirt"].value_counts().drop("") == 100).all()
+    assert table.loc[table["dirt"] == "blank", "picture"].is_unique  # or they were duplicates, too
 
 
 def test_known_dirt_is_found_and_little_else(tmp_path, fashion):
