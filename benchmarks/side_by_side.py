@@ -19,7 +19,8 @@ def run(variants: dict[str, tuple[str, str, dict[str, str]]], *, repeats: int, a
     """Measures every variant `repeats` times, alternating, so that a slow minute hits all of them.
 
     Args:
-        variants: For each name the Python to use, the script in `benchmarks/variants`, and its environment.
+        variants: For each name the Python to use, the script in `benchmarks/variants` (with options of its own),
+            and its environment.
         repeats: Rounds.
         arguments: Passed to every script, which prints one JSON object as its last line.
 
@@ -29,7 +30,8 @@ def run(variants: dict[str, tuple[str, str, dict[str, str]]], *, repeats: int, a
     runs = {name: [] for name in variants}
     for turn in range(repeats):
         for name, (python, script, environment) in variants.items():
-            command = [python, str(artifacts.root() / "benchmarks" / "variants" / script), *arguments]
+            script, *options = script.split()
+            command = [python, str(artifacts.root() / "benchmarks" / "variants" / script), *options, *arguments]
             done = subprocess.run(command, capture_output=True, text=True, env=_clean(environment), check=False)
             if done.returncode:
                 raise RuntimeError(f"{name} failed:\n{done.stderr[-3000:]}")

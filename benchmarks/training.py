@@ -17,6 +17,7 @@ def measure(*, repeats: int, pictures: int, torch_python: str | None) -> dict:
     """
     variants = {
         "keras defaults": (sys.executable, "keras_defaults.py", {}),
+        "keras, batch 128": (sys.executable, "keras_defaults.py --same-batch", {}),
         "ours": (sys.executable, "ours.py", dict(kernel.ENVIRONMENT)),
     }
     if torch_python:
@@ -30,7 +31,7 @@ def measure(*, repeats: int, pictures: int, torch_python: str | None) -> dict:
     compared = {other: side_by_side.ratios(speed["ours"], speed[other]) for other in runs if other != "ours"}
     print(f"training, classic CNN, {pictures:,} pictures, batch {BATCH} (Keras's default: 32)")
     for name in runs:
-        print(f"  {name:15} {statistics.median(speed[name]):8,.0f} pictures/s, test accuracy {accuracy[name]:.3f}")
+        print(f"  {name:16} {statistics.median(speed[name]):8,.0f} pictures/s, test accuracy {accuracy[name]:.3f}")
     for other, ratio in compared.items():
         print(f"  ours to {other}: {ratio['median']:.2f} times ({ratio['low']:.2f} to {ratio['high']:.2f})")
     return {"machine": side_by_side.machine(), "runs": runs, "ratio_of_ours_to": compared, "accuracy": accuracy}

@@ -126,9 +126,9 @@ def _run_one(notebook: Notebook, values: dict, kernel_name: str, descriptor: int
         error = f"it stopped after {progress.position} without an error, and the cell {waiting[0].id!r} never ran"
     executed.metadata.pop("papermill", None)
     _hide_secrets(executed, values)
-    page = report.page(executed, notebook.title)
     with _explained(folder):
         notebooks.write(executed, folder / f"{notebook.stem}.ipynb")
+        page = report.page(executed, notebook.title)
         with artifacts.writing(folder / f"{notebook.stem}.html") as partial:
             partial.write_text(page, encoding="utf-8")
     recorded = claims.read(notebook.stem)

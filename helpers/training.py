@@ -358,12 +358,12 @@ def _check_replicas(model: keras.Model, count: int, batch: int) -> None:
 
 
 def _even(pictures: int, count: int, batch: int) -> tuple[int, int]:
-    """Returns how many pictures to validate on, and in which batches, so that no replica is left without.
+    """Returns how many pictures to validate on, and in which batches, so that all replicas have as many in each.
 
     >>> _even(5003, 1, 500), _even(5003, 4, 500), _even(30, 4, 500)
     ((5003, 500), (5000, 500), (28, 28))
     """
     if count == 1:
         return pictures, batch
-    batch = min(batch, pictures) // count * count
-    return pictures // batch * batch, batch
+    total = pictures // count * count
+    return total, min(batch // count * count, total)

@@ -180,8 +180,8 @@ def test_every_replica_has_pictures_in_every_validation_batch(pictures, count, b
     if pictures < count:
         return
     total, size = training._even(pictures, count, batch)
-    assert pictures - batch < total <= pictures
-    assert count == 1 or (size % count == 0 and total % size == 0 and total > 0)
+    assert pictures - count < total <= pictures
+    assert count == 1 or (size % count == 0 and total % count == 0 and 0 < size <= total)
 
 
 def test_replicas_refuse_normalization_of_their_own_share():

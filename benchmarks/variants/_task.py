@@ -12,6 +12,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help=".npz with train_images, train_labels, test_images, test_labels")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--same-batch", action="store_true", help="not the library's own batch size, but --batch")
     return parser.parse_args()
 
 
