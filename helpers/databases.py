@@ -19,7 +19,7 @@ from helpers.records import (
     public,
 )
 
-_ROWS = 64  # fetched at a time: this many pictures are in memory at once
+_ROWS = 8  # fetched at a time: this many pictures, before their size is known, are in memory up to three times
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/", re.DOTALL)
 _EXPECTED = "its first column is to hold the picture's bytes, its second the label; `name` and `split` may follow"
 

@@ -1,5 +1,7 @@
 import os
 import sqlite3
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -164,3 +166,14 @@ def test_postgres_streams(postgres_url):
     records = databases.DatabaseSource(postgres_url, query).records()
     assert [next(records).label for _ in range(3)] == ["1", "2", "3"]
     records.close()
+
+
+def test_postgres_streams_large_pictures_in_bounded_memory(postgres_url):
+    program = (
+        "import resource, sys; from helpers import databases;"
+        "query = \"SELECT decode(repeat('00', 5000000), 'hex'), i FROM generate_series(1, 128) i\";"
+        "assert sum(1 for _ in databases.DatabaseSource(sys.argv[1], query).records()) == 128;"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    peak = int(subprocess.check_output([sys.executable, "-c", program, postgres_url], text=True))
+    assert peak < 500, f"{peak} MB for pictures of 5 MB"
