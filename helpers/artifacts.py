@@ -47,8 +47,7 @@ def begin(stem: str, parameters: dict) -> Path:
     folder = outputs() / stem
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.rglob(PARTIAL + "*"):
-            remove(leftover)
+        remove_partial(folder)
         (folder / "claims.json").unlink(missing_ok=True)
         free = shutil.disk_usage(folder).free
         if free < MINIMUM_FREE:
@@ -227,6 +226,12 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_partial(folder: Path) -> None:
+    """Removes what is half-written in a folder, at any depth; only when nobody writes there."""
+    for leftover in list(folder.rglob(PARTIAL + "*")):
+        remove(leftover)
 
 
 def remove(path: Path) -> None:

@@ -119,6 +119,8 @@ def _run_one(notebook: Notebook, values: dict, kernel_name: str, descriptor: int
         )
     except Exception as raised:  # a cell's error, a dead kernel, a kernel that does not start
         error = _reason(raised, progress.position, watch.end)
+    finally:  # a notebook that fails or is interrupted does not reach its cell that tidies up
+        artifacts.remove_partial(folder)
     watch.finish()
     executed = watch.notebook or content
     waiting = [cell for cell in executed.cells if cell.cell_type == "code" and cell.source and not cell.execution_count]

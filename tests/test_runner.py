@@ -304,6 +304,15 @@ def test_a_failed_notebook_skips_those_that_need_it_and_no_others(project, make,
 
 
 @pytest.mark.slow
+def test_a_failed_notebook_leaves_nothing_half_written(project, make):
+    body = make.code("(out / 'deep' / '.partial-lab').mkdir(parents=True)\n1 / 0", "bad")
+    make.write_notebooks(project, n01_data=make.tiny("01_data", body))
+    assert runner.run() == 1
+    assert (artifacts.outputs() / "01_data" / "deep").exists()
+    assert not list(artifacts.outputs().rglob(".partial-*"))
+
+
+@pytest.mark.slow
 def test_a_password_in_an_address_is_not_written_down(project, make):
     content = make.tiny("01_data", parameters='SOURCE = ""  # where from', rules="SOURCE=str")
     content.cells[-1].source = content.cells[-1].source.replace("used)", "{})")
