@@ -113,7 +113,7 @@ images, labels = random.integers(0, 256, (70, 8, 8, 1), dtype=np.uint8), random.
 model = models.better_cnn((8, 8, 1), 3, width=8, dropout=0.0)
 loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 model.compile(keras.optimizers.SGD(0.05), loss, metrics=["accuracy"], jit_compile=False)
-judge = tuple(np.tile(part, (15,) + (1,) * (part.ndim - 1)) for part in (images, labels))  # 1050: the last batch is small
+judge = tuple(np.tile(part, (15,) + (1,) * (part.ndim - 1)) for part in (images, labels))  # 1050: 500, 500, 50
 # All pictures in one batch: the order in which several replicas read them is another one.
 same = lambda batch, random: batch
 history = training.fit(model, (images[:64], labels[:64]), judge, epochs=3, batch_size=64,
@@ -125,7 +125,8 @@ if count > 1:
         training.fit(model, (images, labels), epochs=1)
     except ValueError as error:
         refused = str(error)
-print(json.dumps([history["loss"].tolist() + history["val_loss"].tolist(), training.logits(model, images, batch_size=32).tolist(), refused]))
+losses = history["loss"].tolist() + history["val_loss"].tolist()
+print(json.dumps([losses, training.logits(model, images, batch_size=32).tolist(), refused]))
 """
 
 

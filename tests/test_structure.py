@@ -185,6 +185,13 @@ def with_known_tags_and_readable_ids(content, path: Path) -> Iterator[str]:
             yield f"cell id {cell.id!r} is not a short name such as 'setup'"
 
 
+def with_claims_told_apart(content, path: Path) -> Iterator[str]:
+    lines = [line for cell in code_cells(content) for line in texts(cell).splitlines() if line.startswith(("✔ ", "✘ "))]
+    for line in sorted(set(lines)):
+        if lines.count(line) > 1:
+            yield f"the claim {line[2:]!r} is made {lines.count(line)} times, and the last would replace the others"
+
+
 def with_figures_that_show_something_and_say_what(content, path: Path) -> Iterator[str]:
     for cell, output, kind in pictures(content):
         if len(output.metadata.get(kind, {}).get("alt", "").strip()) < 10:
@@ -216,6 +223,7 @@ CHECKS = [
     with_outputs_that_hold_elsewhere,
     with_most_cells_compared,
     with_known_tags_and_readable_ids,
+    with_claims_told_apart,
     with_figures_that_show_something_and_say_what,
     as_refresh_writes_it,
 ]
@@ -270,7 +278,7 @@ def good(make):
     stream = nbformat.v4.new_output("stream", name="stdout", text="✔ It holds\n")
     figure.outputs = [nbformat.v4.new_output("display_data", data, metadata=alt)]
     claim.outputs = [stream]
-    cells[1].outputs = [copy.deepcopy(stream)]
+    cells[1].outputs = [nbformat.v4.new_output("stream", name="stdout", text="ready\n")]
     return content
 
 
@@ -379,6 +387,11 @@ BAD = [
         "means nothing here",
     ),
     (with_known_tags_and_readable_ids, lambda c: c.cells[4].update(id="1f2e3d4c"), "is not a short name"),
+    (
+        with_claims_told_apart,
+        lambda c: c.cells[2].outputs.extend(copy.deepcopy(c.cells[5].outputs)),
+        "the claim 'It holds' is made 2 times",
+    ),
     (with_figures_that_show_something_and_say_what, blank, "a picture of cell 'figure' is blank"),
     (
         with_figures_that_show_something_and_say_what,
