@@ -118,6 +118,8 @@ def _refresh(parsed: argparse.Namespace) -> int:
 
 
 def _report(parsed: argparse.Namespace) -> int:
+    if parsed.folder is not None and not Path(parsed.folder).expanduser().is_dir():
+        raise ValueError(f"There is no folder {parsed.folder}: name one that a run has written to.")
     _choose_outputs(parsed.folder)
     from helpers import report
 

@@ -48,6 +48,12 @@ def test_output_is_relative_to_where_the_command_is_given(run_arguments, tmp_pat
     assert artifacts.outputs() == tmp_path / "mine"
 
 
+def test_a_report_of_a_folder_that_is_not_there_is_refused(tmp_path, capsys):
+    assert cli.main(["report", str(tmp_path / "missing")]) == 2
+    assert "missing: name one that a run has written to" in capsys.readouterr().err
+    assert not (tmp_path / "missing").exists()
+
+
 def test_refresh_passes_numbers(run_arguments):
     assert cli.main(["refresh", "02"]) == 0
     assert run_arguments == [["02"]]
