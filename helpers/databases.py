@@ -44,7 +44,6 @@ class DatabaseSource:
     def __init__(self, url: str, query: str, *, limits: Limits = DEFAULT_LIMITS):
         self.findings: list[Finding] = []
         self._limits = limits
-        self._query = _only_select(query)
         try:
             parsed = sqlalchemy.engine.make_url(url)
             self._title = public(url)
@@ -53,6 +52,7 @@ class DatabaseSource:
             raise SourceError(f"This is no database address that SQLAlchemy knows: {_short(error)}.") from error
         except ImportError as error:
             raise SourceError(f"The driver for {parsed.drivername} is not installed ({error}): install it.") from error
+        self._query = _only_select(query)  # after the address: `ftp://…` is no database that lacks a query
 
     def describe(self) -> str:
         return f"a query to the database {Path(self._engine.url.database or '').name or self._title}"

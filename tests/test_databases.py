@@ -111,6 +111,11 @@ def test_an_unknown_database_is_one_sentence(url, message):
         read(url)
 
 
+def test_an_address_of_another_kind_is_no_database_that_lacks_a_query():
+    with pytest.raises(SourceError, match="no database address"):
+        databases.DatabaseSource("ftp://host/pictures.zip", "")
+
+
 @pytest.mark.parametrize("url", ["me:/secret?@127.0.0.1:9/pets", "127.0.0.1:9/pets?user=me&password=secret"])
 def test_passwords_are_not_repeated(url):
     with pytest.raises(SourceError, match="refused") as caught:
