@@ -91,6 +91,9 @@ def split(
         validation: Share of validation, if none is published.
         test: Share of test, if none is published.
         seed: Seed of the random choice.
+
+    Raises:
+        SourceError: If there are so few pictures that one of the splits would be empty.
     """
     fixed_test = published == "test"
     in_validation = published == "validation"  # data.split knows of a fixed test set only
@@ -107,6 +110,13 @@ def split(
     parts = {name: free[indices] for name, indices in parts.items()}
     if has_validation:
         parts["validation"] = np.flatnonzero(in_validation)
+    asked = {"train": True, "validation": has_validation or validation > 0, "test": fixed_test.any() or test > 0}
+    empty = [name for name, wanted in asked.items() if wanted and not len(parts[name])]
+    if empty:
+        raise records.SourceError(
+            f"{len(labels)} pictures of {len(np.unique(labels))} classes leave none for {' and '.join(empty)}: "
+            "bring more of each class, ten or better a hundred."
+        )
     return parts
 
 

@@ -81,3 +81,10 @@ def test_the_manifest_holds_no_secrets(tmp_path):
         folder = preparation.prepare(address, tmp_path / "dataset")
     assert "pets.zip" in data.load(folder).manifest["source"]
     assert "secret" not in (folder / "manifest.json").read_text()
+
+
+def test_too_few_pictures_for_every_split_are_one_sentence():
+    with pytest.raises(SourceError, match="4 pictures of 2 classes leave none for validation: bring more"):
+        preparation.split(
+            np.array([0, 0, 1, 1]), np.full(4, ""), np.arange(4), validation=0.1, test=0.1, seed=0
+        )
