@@ -345,21 +345,6 @@ def reliability(confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray,
     return ax
 
 
-def histograms(
-    values: dict[str, np.ndarray], *, bins: int = 60, label: str = "value", ax: Axes | None = None
-) -> Axes:
-    """Draws the distribution of several arrays as outlines over the same bins, each of area 1."""
-    ax = _axes(ax)
-    flat = {name: np.asarray(array).ravel() for name, array in values.items()}
-    edges = np.histogram_bin_edges(np.concatenate(list(flat.values())), bins=bins)
-    for index, (name, array) in enumerate(flat.items()):
-        density, _ = np.histogram(array, edges, density=True)
-        ax.stairs(density, edges, label=_text(name), color=COLOURS[index % len(COLOURS)], lw=1.4)
-    ax.set(xlabel=label, ylabel="density")
-    _legend(ax)
-    return ax
-
-
 def _draw_picture(ax: Axes, image: np.ndarray, limits: tuple[float, float] | None) -> None:
     low, high = limits or ((0, 255) if image.dtype.kind in "iub" else (0, 1))
     if image.ndim == 3 and image.shape[-1] == 3:

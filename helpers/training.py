@@ -321,7 +321,7 @@ def _feed(batches: preprocessing.Batches) -> object:
     """Returns batches as this backend reads them without a wait: on TensorFlow tf.data with its tuner off.
 
     Keras leaves the tuner on. At the end of an epoch that thread may sleep through its cancellation,
-    and training waits for it: for up to as long as the epoch took, whatever the epoch was.
+    and training waits for it, for up to as long as the epoch took.
     """
     if keras.backend.backend() != "tensorflow":
         return batches

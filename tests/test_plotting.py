@@ -159,14 +159,6 @@ def test_class_balance_stacks_the_splits():
     assert [(bar.get_x(), bar.get_width()) for bar in ax.patches] == [(0, 6), (0, 4), (6, 3), (4, 2)]
 
 
-def test_histograms_share_their_bins_and_have_area_one():
-    ax = plotting.histograms({"raw": np.arange(100), "shifted": np.arange(50, 250)}, bins=10)
-    (first, edges, _), (second, others, _) = (patch.get_data() for patch in ax.patches)
-    np.testing.assert_array_equal(edges, others)
-    for drawn in (first, second):
-        assert np.sum(drawn * np.diff(edges)) == pytest.approx(1)
-
-
 def test_reliability_leaves_empty_bins_out():
     ax = plotting.reliability(np.array([0.3, np.nan, 0.9]), np.array([0.2, np.nan, 0.8]), np.array([2, 0, 8]))
     assert ax.lines[1].get_xdata().tolist() == [0.3, 0.9]
