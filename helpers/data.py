@@ -14,6 +14,34 @@ MADE_BY = "01_data_preparation"
 _FILES = ("images.npy", "labels.npy", "classes.json", "splits.npz")
 
 
+class Rows:
+    """Some rows of an array on disk: looks like an array, and reads what is asked for when it is asked for.
+
+    Attributes:
+        shape: `(rows, height, width, channels)`.
+        dtype: That of the array.
+
+    Example:
+
+    >>> rows = Rows(np.array([10, 11, 12, 13]), np.array([3, 1, 0]))
+    >>> len(rows), rows[0].tolist(), rows[1:].tolist()
+    (3, 13, [11, 10])
+    """
+
+    def __init__(self, array: np.ndarray, indices: np.ndarray) -> None:
+        self._array, self._indices = array, indices
+        self.shape, self.dtype = (len(indices), *array.shape[1:]), array.dtype
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, rows: int | slice | np.ndarray) -> np.ndarray:
+        return np.asarray(self._array[self._indices[rows]])
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
 @dataclass(frozen=True, repr=False)
 class DataSet:
     """A prepared data set as `load` returns it.
@@ -32,16 +60,20 @@ class DataSet:
     splits: dict[str, np.ndarray]
     manifest: dict
 
-    def split(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the pictures and labels of one split as arrays in memory.
+    def split(self, name: str, *, at_most: int | None = None) -> tuple[Rows, np.ndarray]:
+        """Returns the pictures of one split, left on disk until they are asked for, and their labels.
+
+        Args:
+            name: Of the split.
+            at_most: How many pictures; all of them if not given.
 
         Raises:
             KeyError: If there is no such split; the message names those that there are.
         """
         if name not in self.splits:
             raise KeyError(f"There is no split {name!r}: this data set has {', '.join(self.splits)}.")
-        indices = self.splits[name]
-        return self.images[indices], self.labels[indices]
+        indices = self.splits[name][:at_most]
+        return Rows(self.images, indices), self.labels[indices]
 
     def counts(self) -> dict[str, np.ndarray]:
         """Returns for each split the number of pictures of each class, in the order of `classes`."""

@@ -146,7 +146,7 @@ def fit(
     judge = None
     if validation is not None:
         total, size = _even(len(validation[0]), count, 500)
-        judge = _feed(preprocessing.batches(*(part[:total] for part in validation), batch_size=size))
+        judge = _feed(preprocessing.batches(*validation, indices=np.arange(total), batch_size=size))
     turn = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.start(epoch))
     model.fit(_feed(batches), validation_data=judge, epochs=epochs, shuffle=False,
               callbacks=[turn, progress, *callbacks], verbose=0)  # fmt: skip
@@ -159,12 +159,49 @@ def fit(
     return history
 
 
+def restart(model: keras.Model, *, seed: int, learning_rate: float | None = None) -> keras.Model:
+    """Gives a compiled model new initial weights and its optimizer a new state.
+
+    What follows is what a newly built model would do; but it need not be compiled again, and on
+    TensorFlow takes no memory for another graph, which lives as long as the program.
+
+    Args:
+        model: A compiled functional model.
+        seed: Where all of Keras's random numbers start from; equal seeds give equal weights.
+        learning_rate: Another one, if the rate is a number and not a schedule.
+
+    Returns:
+        The model, for `fit`.
+
+    Raises:
+        ValueError: If the model is not compiled.
+    """
+    if not model.compiled:
+        raise ValueError("The model is not compiled: call model.compile(optimizer, loss, metrics) first.")
+    keras.utils.set_random_seed(seed)
+    fresh = type(model).from_config(model.get_config())
+    _assign(model.variables, fresh.variables)
+    optimizer = model.optimizer
+    if optimizer.built:
+        begin = type(optimizer).from_config(optimizer.get_config())
+        begin.build(fresh.trainable_variables)
+        _assign(optimizer.variables, begin.variables)
+    if learning_rate is not None:
+        optimizer.learning_rate = learning_rate
+    return model
+
+
+def _assign(variables: list, values: list) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
 def repeat(run: Callable[[int], pd.DataFrame], seeds: Iterable[int]) -> pd.DataFrame:
     """Calls `run(seed)` once for each seed and returns the histories under each other.
 
     Args:
-        run: Builds, compiles and fits a new model, and returns its history. Before each call all
-            of Keras's random numbers start from the seed.
+        run: Fits a new model, or one that `restart` has made new, and returns its history. Before
+            each call all of Keras's random numbers start from the seed.
         seeds: Seeds; one number says nothing about noise.
 
     Returns:
@@ -196,12 +233,11 @@ def logits(model: keras.Model, images: np.ndarray, *, batch_size: int = 500) -> 
         return np.empty((0, *model.output_shape[1:]), np.float32)
     count = devices.replicas()
     size = min(batch_size, len(images)) // count * count or count
-    missing = -len(images) % size if count > 1 else 0  # a replica without a picture crashes
-    if missing:
-        images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
-    batches = preprocessing.batches(images, np.zeros(len(images), np.int64), batch_size=size)
-    outputs = model.predict(_feed(batches), verbose=0)
-    return outputs[: len(outputs) - missing].astype(np.float32)
+    rows = np.arange(len(images))
+    if count > 1:  # a replica without a picture crashes: the last one is asked about again
+        rows = np.pad(rows, (0, -len(rows) % size), mode="edge")
+    batches = preprocessing.batches(images, np.zeros(len(images), np.int64), indices=rows, batch_size=size)
+    return model.predict(_feed(batches), verbose=0)[: len(images)].astype(np.float32)
 
 
 def model_card(

@@ -152,6 +152,17 @@ def test_written_set_is_read_back_equal_and_memory_mapped(tmp_path, small):
     assert labels.dtype == np.int64
 
 
+def test_split_leaves_its_pictures_on_disk_until_they_are_asked_for(tmp_path, small):
+    read = data.load(data.write(tmp_path / "set", **small))
+    images, labels = read.split("train", at_most=7)
+    asked = small["images"][small["splits"]["train"][:7]]
+    assert isinstance(images._array, np.memmap)
+    assert (len(images), images.shape, images.dtype, len(labels)) == (7, asked.shape, np.uint8, 7)
+    for rows in (3, slice(2, 5), np.array([6, 0]), np.arange(7) % 2 == 0):
+        np.testing.assert_array_equal(images[rows], asked[rows])
+        assert type(images[rows]) is np.ndarray
+
+
 def test_chunks_and_grey_pictures_give_the_bytes_of_one_array(tmp_path, small):
     grey = small["images"][..., 0]
     data.write(tmp_path / "whole", **{**small, "images": grey[..., None]})

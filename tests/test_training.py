@@ -139,6 +139,38 @@ def test_repeat_labels_rows_with_their_seed_and_starts_from_it():
         training.repeat(run, [])
 
 
+@pytest.mark.parametrize("optimizer", ["nadam", "loss scaling"])
+def test_a_restarted_model_trains_as_a_new_one_does(optimizer):
+    def build():
+        keras.utils.set_random_seed(7)
+        layers = [keras.layers.Flatten(), keras.layers.BatchNormalization(), keras.layers.Dropout(0.4)]
+        model = keras.Sequential([keras.Input(SHAPE), *layers, keras.layers.Dense(3)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        chosen = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()) if optimizer != "nadam" else optimizer
+        model.compile(chosen, loss, metrics=["accuracy"])
+        return model
+
+    fit = {"train": _data(40), "epochs": 2, "batch_size": 8, "verbose": False}
+    used = build()
+    training.fit(used, **fit)
+    new = training.fit(training.restart(build(), seed=3), **fit)
+    for seed, equal in ((4, False), (3, True)):
+        again = training.fit(training.restart(used, seed=seed), **fit)
+        assert again["loss"].equals(new["loss"]) == equal
+
+
+def test_a_restart_takes_another_learning_rate_without_compiling_again():
+    model = _compiled(0.1)
+    training.fit(model, _data(), epochs=1, verbose=False)
+    function = model.train_function
+    history = training.fit(training.restart(model, seed=1, learning_rate=1e-12), _data(), epochs=2, verbose=False)
+    np.testing.assert_allclose(history["learning_rate"], 1e-12)
+    np.testing.assert_allclose(history["loss"].diff().iloc[1], 0, atol=1e-5)  # the step reads the new rate
+    assert model.train_function is function
+    with pytest.raises(ValueError, match="not compiled"):
+        training.restart(models.mlp(SHAPE, 3), seed=1)
+
+
 # ── schedule ────────────────────────────────────────────────────────────────────────────────────
 
 
