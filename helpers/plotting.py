@@ -5,7 +5,7 @@ has one colour; several seeds are a band from the lowest to the highest around t
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import matplotlib
 import numpy as np
@@ -297,6 +297,47 @@ def class_balance(counts: dict[str, np.ndarray], classes: Sequence[str], *, ax: 
     ax.grid(axis="y", visible=False)
     _legend(ax)
     return ax
+
+
+def descent(
+    value: Callable[[np.ndarray], np.ndarray],
+    paths: dict[str, np.ndarray],
+    *,
+    minimum: np.ndarray,
+    across: tuple[float, float],
+    up: tuple[float, float],
+    columns: int = 3,
+    size: tuple[float, float] = (2.2, 1.7),
+) -> np.ndarray:
+    """Draws ways down a surface of two weights over its contours, each in a panel of its own.
+
+    Args:
+        value: The surface: points of shape (..., 2) to heights of shape (...).
+        paths: Way of each name, shape (steps + 1, 2); not a number where it has left.
+        minimum: Where the surface is lowest, shape (2,).
+        across: First and last value of the first weight.
+        up: The same for the second.
+        columns: Panels in a row.
+        size: Inches of a panel.
+
+    Returns:
+        Axes of shape (rows, columns).
+    """
+    columns = min(columns, len(paths))
+    rows = -(-len(paths) // columns)
+    figsize = (columns * size[0], rows * size[1])
+    axes = plt.subplots(rows, columns, figsize=figsize, sharex=True, sharey=True, squeeze=False)[1]
+    grid = np.stack(np.meshgrid(np.linspace(*across, 160), np.linspace(*up, 120)), axis=-1)
+    height = np.log10(value(grid) - value(np.asarray(minimum)) + 1e-3)
+    for ax in axes.flat[len(paths) :]:
+        ax.set_visible(False)
+    for ax, (name, path) in zip(axes.flat, paths.items(), strict=False):
+        ax.contour(*np.moveaxis(grid, -1, 0), height, levels=10, cmap="Greys", linewidths=0.6)
+        ax.plot(*path.T, ".-", color=COLOURS[0], ms=2.5, lw=0.9)
+        ax.plot(*minimum, "*", color=COLOURS[1], ms=8)
+        ax.set(xlim=across, ylim=up, title=_text(name))
+        ax.grid(False)
+    return axes
 
 
 def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], *, ax: Axes | None = None) -> Axes:

@@ -59,6 +59,29 @@ def prepare(
     )
 
 
+def prepared(source: str, folder: str | Path, *, seed: int = 0) -> data.DataSet:
+    """Opens the data set that notebook 01 has prepared, or prepares another source on the spot.
+
+    Args:
+        source: What `sources.open_source` takes; `""` for what notebook 01 has prepared, whatever it is.
+        folder: Where another source is prepared, if notebook 01 has not prepared that very one.
+        seed: Seed of the split there.
+
+    Raises:
+        FileNotFoundError: If `source` is empty and notebook 01 has not run; the message says how to run it.
+        records.SourceError: If the source cannot be read, or cleaning leaves nothing to train on.
+    """
+    try:
+        dataset = data.load()
+    except FileNotFoundError:
+        if not source:
+            raise
+        dataset = None
+    if source and (dataset is None or dataset.manifest["parameters"].get("SOURCE") != records.public(source)):
+        return data.load(prepare(source, folder, seed=seed))
+    return dataset
+
+
 def encode_labels(collection: Collection, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Returns the labels of the chosen pictures as positions in the list of classes, and that list.
 

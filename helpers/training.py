@@ -19,8 +19,16 @@ from helpers import artifacts, devices, preprocessing
 _VERSIONED = ("keras", "tensorflow", "jax", "torch", "numpy")
 
 
+class Diverged(ValueError):
+    """A training whose loss is not finite any more; `history` holds its epochs up to there."""
+
+    def __init__(self, message: str, history: pd.DataFrame) -> None:
+        super().__init__(message)
+        self.history = history
+
+
 class Progress(keras.callbacks.Callback):
-    """Collects one row an epoch and, if asked, prints it as one line on stderr.
+    """Collects one row an epoch and, if asked, prints it as one line on stderr; ends what has diverged.
 
     stderr, because times differ from run to run and the committed output of a notebook must not.
 
@@ -39,6 +47,8 @@ class Progress(keras.callbacks.Callback):
         row = {"epoch": epoch + 1, "seconds": time.perf_counter() - self._started, **(logs or {})}
         row.setdefault("learning_rate", float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)))
         self.rows.append(row)
+        if not np.isfinite(row.get("loss", 0.0)):
+            self.model.stop_training = True
         if self.verbose:
             metrics = ", ".join(f"{key} {value:.4f}" for key, value in row.items() if "loss" in key or "acc" in key)
             total = f"/{self.params['epochs']}" if self.params.get("epochs") else ""
@@ -131,8 +141,8 @@ def fit(
         `learning_rate`; the metrics as the model was compiled with.
 
     Raises:
-        ValueError: If the model is not compiled, there are fewer pictures than replicas, or the
-            loss is not finite at the end.
+        ValueError: If the model is not compiled, or there are fewer pictures than replicas.
+        Diverged: If the loss of an epoch is not finite; the training ends there.
     """
     if not model.compiled:
         raise ValueError("The model is not compiled: call model.compile(optimizer, loss, metrics) first.")
@@ -152,9 +162,10 @@ def fit(
               callbacks=[turn, progress, *callbacks], verbose=0)  # fmt: skip
     history = pd.DataFrame(progress.rows)
     if not np.isfinite(history["loss"].iloc[-1]):
-        raise ValueError(
+        raise Diverged(
             f"The loss of {model.name} is {history['loss'].iloc[-1]} after epoch {len(history)}: "
-            "the training diverged. Lower the learning rate."
+            "the training diverged. Lower the learning rate.",
+            history,
         )
     return history
 
@@ -278,7 +289,7 @@ def model_card(
         "parameters": parameters,
         "seeds": list(seeds),
         "metrics": {name: float(value) for name, value in metrics.items()},
-        "versions": _versions(),
+        "versions": versions(),
         **facts,
     }
     if history is not None:
@@ -343,7 +354,8 @@ def _without_machine(config: object) -> object:
     return {**config, "synchronized": False} if config.get("synchronized") else config
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Returns Python's version, the backend's name, and the versions of what trains."""
     found = {"python": platform.python_version(), "backend": keras.backend.backend()}
     for package in _VERSIONED:
         try:

@@ -27,6 +27,21 @@ def test_a_soiled_folder_becomes_a_clean_data_set(tmp_path):
     assert found.manifest["source"] == "the folder pets"
 
 
+def test_another_source_is_prepared_on_the_spot_and_what_01_made_is_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path / "outputs"))
+    with pytest.raises(FileNotFoundError, match="Notebook 01_data_preparation makes it"):
+        preparation.prepared("", tmp_path / "mine")
+    source = soiled(tmp_path)
+    assert preparation.prepared(source, tmp_path / "mine").classes == ["cat", "dog"]
+    assert (tmp_path / "mine").is_dir()
+    folder = tmp_path / "outputs" / data.MADE_BY / "dataset"
+    images = np.zeros((4, 2, 2, 1), np.uint8)
+    data.write(folder, images, [0, 1, 0, 1], ["a", "b"], {"train": [0, 1]}, parameters={"SOURCE": source})
+    assert preparation.prepared("", tmp_path / "none").classes == ["a", "b"]
+    assert preparation.prepared(source, tmp_path / "none").classes == ["a", "b"]
+    assert not (tmp_path / "none").exists()
+
+
 def test_two_runs_write_the_same_bytes(tmp_path):
     source = soiled(tmp_path)
     folders = [preparation.prepare(source, tmp_path / name, seed=3) for name in ("one", "two")]

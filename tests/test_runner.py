@@ -1,3 +1,4 @@
+import functools
 import io
 import json
 import os
@@ -386,7 +387,9 @@ def test_a_run_that_is_ended_takes_its_kernel_with_it(project, make, tmp_path, n
     pid = tmp_path / "kernel.pid"
     body = make.code(f"import os, time\nopen({str(pid)!r}, 'w').write(f'{{os.getpid()}} ')\ntime.sleep(60)", "long")
     make.write_notebooks(project, n01_data=make.tiny("01_data", body))
-    with subprocess.Popen(make.command(project, "run"), stderr=subprocess.PIPE, text=True) as run:
+    heard = functools.partial(signal.signal, number, signal.SIG_DFL)  # a shell's background jobs ignore SIGINT
+    heard = None if number == signal.SIGKILL else heard
+    with subprocess.Popen(make.command(project, "run"), stderr=subprocess.PIPE, text=True, preexec_fn=heard) as run:
         kernel = int(wait_for(lambda: pid.exists() and pid.read_text().endswith(" ") and pid.read_text()))
         run.send_signal(number)
         told = run.stderr.read()

@@ -1,0 +1,153 @@
+"""Many trainings side by side: each setting once, finished ones kept through a kill, divergence recorded."""
+
+import hashlib
+import io
+import json
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from helpers import artifacts
+from helpers.progress import duration
+from helpers.training import Diverged
+
+
+class Results(NamedTuple):
+    """What `run` returns.
+
+    Attributes:
+        runs: One row an epoch of every run: the setting, the columns of its history, and `status`,
+            `"ok"` or `"diverged"`.
+        arrays: For each row of the settings what its training returned beside the history; empty
+            where it diverged.
+    """
+
+    runs: pd.DataFrame
+    arrays: list[dict[str, np.ndarray]]
+
+
+def run(
+    train: Callable[..., tuple[pd.DataFrame, dict[str, np.ndarray]]],
+    settings: pd.DataFrame,
+    folder: str | Path,
+    *,
+    facts: dict,
+    verbose: bool = True,
+) -> Results:
+    """Trains once for each row of `settings`, and not again what `folder` holds from before.
+
+    Each run is a file of its own, which appears whole when the run has ended: killed at any point,
+    the same call goes on where it was. A run that diverges is recorded as such, and the rest goes on.
+
+    Args:
+        train: Takes the columns of `settings` as keyword arguments; returns a history with a column
+            `epoch`, and arrays to keep beside it.
+        settings: One row a run, such as optimizer, learning rate and seed.
+        folder: Where the runs are kept.
+        facts: What else decides the outcome: data, network, epochs, versions; JSON values. A run
+            that was kept under other facts is not used.
+        verbose: Whether each run is a line on stderr.
+
+    Returns:
+        The histories under each other, and the arrays.
+
+    Raises:
+        ValueError: If there is no setting, or one twice.
+    """
+    if settings.empty or settings.duplicated().any():
+        raise ValueError(
+            f"Each setting is trained once, and there is at least one; received {len(settings)}, "
+            f"of which {settings.duplicated().sum()} are repeated."
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = settings.to_dict("records")
+    paths = [folder / f"{_name(row)}-{_digest(row, facts)}.npz" for row in rows]
+    histories, arrays, started, trained = [], [], time.perf_counter(), 0
+    waiting = sum(not path.exists() for path in paths)
+    for row, path in zip(rows, paths, strict=True):
+        found = _read(path)
+        if found is None:
+            _write(path, *_outcome(train, row))
+            found = _read(path)
+            trained += 1
+            if verbose:
+                _tell(row, found[0], trained, waiting, started)
+        histories.append(found[0].assign(**row)[[*row, *found[0].columns]])
+        arrays.append(found[1])
+    return Results(pd.concat(histories, ignore_index=True), arrays)
+
+
+def first_to_reach(runs: pd.DataFrame, target: float, *, by: list[str], metric: str = "val_accuracy") -> pd.DataFrame:
+    """Returns for each run the first epoch whose metric is at least `target`, and the seconds until its end.
+
+    Args:
+        runs: As `run` returns them.
+        target: What must be reached.
+        by: Columns that tell runs apart.
+        metric: Column that must reach it.
+
+    Returns:
+        Indexed by `by`: `epochs` and `seconds`, not a number for a run that never got there.
+
+    Example:
+
+    >>> runs = pd.DataFrame({"seed": 0, "epoch": [1, 2, 3], "seconds": [2.0, 1.0, 1.0], "val_accuracy": [0.5, 0.8, 0.7]})
+    >>> first_to_reach(runs, 0.75, by=["seed"]).to_dict("records")
+    [{'epochs': 2.0, 'seconds': 3.0}]
+    """
+
+    def reach(run: pd.DataFrame) -> pd.Series:
+        there = (run[metric] >= target).to_numpy()
+        if not there.any():
+            return pd.Series({"epochs": np.nan, "seconds": np.nan})
+        count = int(there.argmax()) + 1
+        return pd.Series({"epochs": float(run["epoch"].iloc[count - 1]), "seconds": run["seconds"].iloc[:count].sum()})
+
+    return runs.groupby(by, sort=False)[["epoch", "seconds", metric]].apply(reach)
+
+
+def _outcome(train: Callable, row: dict) -> tuple[pd.DataFrame, dict]:
+    try:
+        history, arrays = train(**row)
+        return history.assign(status="ok"), arrays
+    except Diverged as diverged:
+        return diverged.history.assign(status="diverged"), {}
+
+
+def _name(row: dict) -> str:
+    return "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in str(value))[:40] for value in row.values())
+
+
+def _digest(row: dict, facts: dict) -> str:
+    text = json.dumps([facts, row], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _write(path: Path, history: pd.DataFrame, arrays: dict) -> None:
+    with artifacts.writing(path) as partial:
+        np.savez(partial, _history=history.to_csv(index=False), **arrays)
+
+
+def _read(path: Path) -> tuple[pd.DataFrame, dict] | None:
+    try:
+        with open(path, "rb") as file, np.load(file) as archive:
+            history = pd.read_csv(io.StringIO(str(archive["_history"])), float_precision="round_trip")
+            arrays = {name: archive[name] for name in archive.files if name != "_history"}
+    except (FileNotFoundError, zipfile.BadZipFile, ValueError, KeyError, EOFError):  # damaged: train again
+        return None
+    return history, arrays
+
+
+def _tell(row: dict, history: pd.DataFrame, trained: int, waiting: int, started: float) -> None:
+    last = history.iloc[-1]
+    shown = "diverged" if last["status"] != "ok" else f"val_accuracy {last.get('val_accuracy', float('nan')):.3f}"
+    left = (time.perf_counter() - started) / trained * (waiting - trained)
+    what = " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in row.values())
+    print(f"{trained}/{waiting} {what}: {shown}, {duration(left)} left", file=sys.stderr, flush=True)

@@ -1,0 +1,131 @@
+"""Facts about comparisons: each setting trained once, kept through a kill, divergence recorded."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import artifacts, comparison
+from helpers.training import Diverged
+
+SETTINGS = pd.DataFrame({"optimizer": ["adam", "adam", "lion"], "learning_rate": [0.1, 0.01, 0.1], "seed": [0, 0, 3]})
+
+
+def trial(optimizer, learning_rate, seed):
+    accuracy = [0.5, 0.5 + learning_rate, 0.6 + learning_rate]
+    history = pd.DataFrame({"epoch": [1, 2, 3], "seconds": [2.0, 1.0, 1.0], "val_accuracy": accuracy})
+    return history, {"right": np.arange(4) > seed}
+
+
+def counted(trained):
+    def counting(**row):
+        trained.append(tuple(row.values()))
+        return trial(**row)
+
+    return counting
+
+
+def test_runs_hold_setting_history_and_status_of_each(tmp_path):
+    results = comparison.run(trial, SETTINGS, tmp_path, facts={"epochs": 3})
+    assert results.runs.columns.tolist() == ["optimizer", "learning_rate", "seed", "epoch", "seconds", "val_accuracy", "status"]  # fmt: skip
+    assert results.runs["optimizer"].tolist() == ["adam"] * 6 + ["lion"] * 3
+    assert results.runs["val_accuracy"].tolist()[2:6] == [0.7, 0.5, 0.51, 0.61]
+    assert set(results.runs["status"]) == {"ok"}
+    assert [arrays["right"].tolist() for arrays in results.arrays][1:] == [[False, True, True, True], [False] * 4]
+
+
+def test_what_is_finished_is_not_trained_again_and_comes_back_equal(tmp_path):
+    trained = []
+    first = comparison.run(counted(trained), SETTINGS[:2], tmp_path, facts={"epochs": 3})
+    again = comparison.run(counted(trained), SETTINGS, tmp_path, facts={"epochs": 3})
+    assert trained == [("adam", 0.1, 0), ("adam", 0.01, 0), ("lion", 0.1, 3)]
+    pd.testing.assert_frame_equal(again.runs[:6], first.runs)
+    np.testing.assert_array_equal(again.arrays[0]["right"], first.arrays[0]["right"])
+
+
+def test_runs_of_other_facts_and_damaged_ones_are_trained_again(tmp_path):
+    trained = []
+    comparison.run(counted(trained), SETTINGS[:1], tmp_path, facts={"data": "a"})
+    comparison.run(counted(trained), SETTINGS[:1], tmp_path, facts={"data": "b"})
+    assert len(trained) == 2
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    comparison.run(counted(trained), SETTINGS[:1], tmp_path, facts={"data": "b"})
+    assert len(trained) == 3
+
+
+def test_a_diverging_run_is_recorded_and_the_comparison_goes_on(tmp_path, capsys):
+    def sometimes(optimizer, learning_rate, seed):
+        if learning_rate == 0.01:
+            raise Diverged("The loss is nan", pd.DataFrame({"epoch": [1], "seconds": [2.0], "loss": [np.nan]}))
+        return trial(optimizer, learning_rate, seed)
+
+    results = comparison.run(sometimes, SETTINGS, tmp_path, facts={})
+    assert results.runs["status"].tolist() == ["ok"] * 3 + ["diverged"] + ["ok"] * 3
+    assert np.isnan(results.runs["loss"].iloc[3])
+    assert results.arrays[1] == {}
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1].startswith("2/3 adam 0.01 0: diverged, ")
+    comparison.run(lambda **row: pytest.fail("trained again"), SETTINGS, tmp_path, facts={})  # a divergence is a result
+
+
+def test_another_error_stops_and_keeps_what_is_finished(tmp_path):
+    def breaks(optimizer, learning_rate, seed):
+        if optimizer == "lion":
+            raise MemoryError
+        return trial(optimizer, learning_rate, seed)
+
+    with pytest.raises(MemoryError):
+        comparison.run(breaks, SETTINGS, tmp_path, facts={})
+    trained = []
+    comparison.run(counted(trained), SETTINGS, tmp_path, facts={})
+    assert trained == [("lion", 0.1, 3)]
+
+
+KILLED = """
+import sys, time
+import pandas as pd
+from helpers import comparison
+
+def trial(number):
+    time.sleep(0.3)
+    return pd.DataFrame({"epoch": [1], "seconds": [0.3]}), {}
+
+comparison.run(trial, pd.DataFrame({"number": range(100)}), sys.argv[1], facts={})
+"""
+
+
+def test_a_killed_comparison_leaves_whole_runs_alone(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=artifacts.root())
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("[0-9]*.npz"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept, trained = len(list(tmp_path.glob("[0-9]*.npz"))), []
+
+    def trial(number):
+        trained.append(number)
+        return pd.DataFrame({"epoch": [1], "seconds": [0.3]}), {}
+
+    results = comparison.run(trial, pd.DataFrame({"number": range(5)}), tmp_path, facts={}, verbose=False)
+    assert trained == list(range(kept, 5))
+    assert results.runs["number"].tolist() == list(range(5))
+
+
+def test_target_is_reached_at_the_first_epoch_that_is_good_enough(tmp_path):
+    runs = comparison.run(trial, SETTINGS, tmp_path, facts={}).runs
+    reached = comparison.first_to_reach(runs, 0.6, by=["optimizer", "learning_rate", "seed"])
+    assert reached.loc[("adam", 0.1, 0)].tolist() == [2, 3.0]
+    assert reached.loc[("adam", 0.01, 0)].tolist() == [3, 4.0]
+    assert comparison.first_to_reach(runs, 0.9, by=["optimizer"]).isna().all(axis=None)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS[:0], pd.concat([SETTINGS, SETTINGS[:1]])])
+def test_no_setting_or_one_twice_is_refused(settings, tmp_path):
+    with pytest.raises(ValueError, match="Each setting is trained once, and there is at least one; received"):
+        comparison.run(trial, settings, tmp_path, facts={})
