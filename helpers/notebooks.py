@@ -118,8 +118,8 @@ def parse(name: str, value: object, default: object) -> object:
 def normalise(content: "nbformat.NotebookNode") -> "nbformat.NotebookNode":  # noqa: F821
     """Returns an executed notebook as it is committed: the same bytes for the same outputs.
 
-    Gone are what papermill noted, timings, what was written to stderr, widgets, and the version of
-    the language. Cell ids stay, executed cells are counted from 1, and one output stream stays one.
+    Gone are what papermill noted, timings, what was written to stderr, widgets (but for their static
+    pictures), and the version of the language. Cell ids stay, executed cells are counted from 1, and one output stream stays one.
 
     Raises:
         ValueError: If a cell has not run, has failed, or shows a path of this machine.
@@ -232,8 +232,10 @@ def _outputs(cell: "nbformat.NotebookNode", count: int | None) -> list:  # noqa:
             if kept and kept[-1].output_type == "stream":  # where a stream is cut depends on timing
                 kept[-1].text += output.text
                 continue
-        elif _WIDGET in output.data:
+        elif _WIDGET in output.data and "image/png" not in output.data:
             continue
+        else:
+            output.data.pop(_WIDGET, None)  # what is left is the widget's static picture
         if output.output_type == "execute_result":
             output.execution_count = count
         kept.append(output)

@@ -62,15 +62,29 @@ def show(figure: Figure | Axes | np.ndarray, *, alt: str) -> None:
     """
     from IPython.display import display
 
-    if not alt.strip():
-        raise ValueError("A figure needs its alternative text: say in one sentence what it shows.")
+    bundle, metadata = described(png(figure), alt)
+    display(bundle, metadata=metadata, raw=True)
+
+
+def png(figure: Figure | Axes | np.ndarray) -> bytes:
+    """Returns a figure as the bytes of a PNG, the same for the same figure, and closes it."""
     while not isinstance(figure, Figure):
         figure = figure.flat[0] if isinstance(figure, np.ndarray) else figure.figure
     file = io.BytesIO()
     figure.savefig(file, format="png", bbox_inches="tight", dpi=100, metadata={"Software": None})
     plt.close(figure)
-    bundle = {"image/png": file.getvalue(), "text/plain": f"Figure: {alt}"}
-    display(bundle, metadata={"image/png": {"alt": alt}}, raw=True)
+    return file.getvalue()
+
+
+def described(picture: bytes, alt: str) -> tuple[dict, dict]:
+    """Returns a PNG with its alternative text as Jupyter's data of an output, and their metadata.
+
+    Raises:
+        ValueError: If `alt` is empty.
+    """
+    if not alt.strip():
+        raise ValueError("A figure needs its alternative text: say in one sentence what it shows.")
+    return {"image/png": picture, "text/plain": f"Figure: {alt}"}, {"image/png": {"alt": alt}}
 
 
 def image_grid(

@@ -117,6 +117,7 @@ def mathml(formula: str, *, block: bool) -> str:
 def _exporter() -> "nbconvert.HTMLExporter":  # noqa: F821
     import jinja2
     import nbconvert
+    import traitlets.config
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
     class Renderer(IPythonRenderer):
@@ -140,8 +141,13 @@ def _exporter() -> "nbconvert.HTMLExporter":  # noqa: F821
             attachments = context.get("cell", {}).get("attachments", {})
             return MarkdownWithMath(renderer=Renderer(escape=False, attachments=attachments)).render(source)
 
-    # A stream comes in as many pieces as timing makes; on the page it is one.
-    return Exporter(template_name="basic", preprocessors=["nbconvert.preprocessors.CoalesceStreamsPreprocessor"])
+    # Widgets need scripts: they show their static picture. A stream comes in as many pieces as timing makes.
+    kinds = ["text/html", "text/markdown", "image/png", "image/jpeg", "text/latex", "text/plain"]
+    return Exporter(
+        template_name="basic",
+        preprocessors=["nbconvert.preprocessors.CoalesceStreamsPreprocessor"],
+        config=traitlets.config.Config({"NbConvertBase": {"display_data_priority": kinds}}),
+    )
 
 
 def _document(title: str, body: str, style: str = "") -> str:

@@ -130,6 +130,9 @@ def test_rules_that_cannot_be_read_are_left_to_the_notebook(project, make):
     assert notebooks.with_parameters(notebook, {"SEED": "100"}) == {"SEED": 100}
 
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
 def executed(make):
     """A notebook as papermill leaves it."""
     output = nbformat.v4.new_output
@@ -141,7 +144,8 @@ def executed(make):
         output(
             "display_data", {"image/png": "aGk=", "text/plain": "Figure: hi"}, metadata={"image/png": {"alt": "hi"}}
         ),
-        output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "bar"}),
+        output("display_data", {WIDGET: {}, "text/plain": "bar"}),
+        output("display_data", {WIDGET: {}, "image/png": "aGk=", "text/plain": "Figure: an explorer"}),
         output("execute_result", {"text/plain": "3"}, execution_count=9),
     ]
     empty = make.code("", "empty")
@@ -176,10 +180,11 @@ def test_normalised_notebook_has_no_trace_of_the_run(make):
 
 def test_normalised_outputs_keep_results_and_pictures(make):
     outputs = notebooks.normalise(executed(make)).cells[3].outputs
-    assert [output.output_type for output in outputs] == ["stream", "display_data", "execute_result"]
+    assert [output.output_type for output in outputs] == ["stream", *["display_data"] * 2, "execute_result"]
     assert outputs[0].text == "one\ntwo\n"
     assert outputs[1].metadata["image/png"]["alt"] == "hi"
-    assert outputs[2].execution_count == 3
+    assert outputs[2].data == {"image/png": "aGk=", "text/plain": "Figure: an explorer"}
+    assert outputs[3].execution_count == 3
 
 
 def test_normalising_is_idempotent_to_the_byte(make, tmp_path):

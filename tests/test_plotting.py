@@ -170,3 +170,17 @@ def test_figures_need_neither_keras_nor_tensorflow():
         "sys.exit(bool({'keras', 'tensorflow'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=artifacts.root()).returncode == 0
+
+
+def test_descent_draws_each_way_in_a_panel_over_contours_of_the_surface():
+    ways = {name: np.linspace([-4.0, 1.0], [0.0, 0.0], steps) for name, steps in (("a", 3), ("b", 5), ("c", 9))}
+    ways["b"][3:] = np.nan  # left for infinity
+    axes = plotting.descent(
+        lambda w: np.sum(w**2, axis=-1), ways, minimum=np.zeros(2), across=(-5, 1), up=(-2, 2), columns=2
+    )
+    assert axes.shape == (2, 2)
+    assert [ax.get_title(loc="left") for ax in axes.flat] == ["a", "b", "c", ""]
+    assert not axes[1, 1].get_visible()
+    np.testing.assert_array_equal(axes[0, 1].lines[0].get_xydata(), ways["b"])
+    assert axes[0, 0].get_xlim() == (-5, 1)
+    assert axes[0, 0].collections

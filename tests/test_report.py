@@ -49,6 +49,13 @@ def test_pictures_have_their_alt_text(content):
     assert "A &quot;red&quot; square &lt;8 x 8&gt;" in tag or "'A \"red\" square &lt;8 x 8&gt;'" in tag
 
 
+def test_a_widget_shows_its_static_picture(content):
+    content.cells[-1].outputs[0].data["application/vnd.jupyter.widget-view+json"] = {"model_id": "0"}
+    page = report.page(content, "Title")
+    assert len(re.findall(r"<img[^>]*data:image/png", page)) == 1
+    assert "<script" not in page
+
+
 def test_formulas_become_mathml_in_text_and_headings(content):
     page = report.page(content, "Title")
     assert re.search(r'<h2 id="Why-x2\?">Why <math[^>]*>.*<msup>', page)
