@@ -98,7 +98,7 @@ def first_to_reach(runs: pd.DataFrame, target: float, *, by: list[str], metric: 
 
     Example:
 
-    >>> runs = pd.DataFrame({"seed": 0, "epoch": [1, 2, 3], "seconds": [2.0, 1.0, 1.0], "val_accuracy": [0.5, 0.8, 0.7]})
+    >>> runs = pd.DataFrame({"seed": 0, "epoch": [1, 2], "seconds": [2.0, 1.0], "val_accuracy": [0.5, 0.8]})
     >>> first_to_reach(runs, 0.75, by=["seed"]).to_dict("records")
     [{'epochs': 2.0, 'seconds': 3.0}]
     """

@@ -119,7 +119,8 @@ def normalise(content: "nbformat.NotebookNode") -> "nbformat.NotebookNode":  # n
     """Returns an executed notebook as it is committed: the same bytes for the same outputs.
 
     Gone are what papermill noted, timings, what was written to stderr, widgets (but for their static
-    pictures), and the version of the language. Cell ids stay, executed cells are counted from 1, and one output stream stays one.
+    pictures), and the version of the language. Cell ids stay, executed cells are counted from 1, and
+    one output stream stays one.
 
     Raises:
         ValueError: If a cell has not run, has failed, or shows a path of this machine.

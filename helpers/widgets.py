@@ -23,7 +23,7 @@ def explore(draw: Callable, *, alt: str, **controls: ipywidgets.ValueWidget) -> 
         ValueError: If there is no control, or `alt` is empty.
     """
     if not controls:
-        raise ValueError("There is nothing to explore: pass at least one control, such as rate=ipywidgets.FloatSlider().")
+        raise ValueError("There is nothing to explore: pass at least one control, such as ipywidgets.FloatSlider().")
 
     def picture() -> bytes:
         return plotting.png(draw(**{name: control.value for name, control in controls.items()}))

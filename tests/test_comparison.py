@@ -31,7 +31,7 @@ def counted(trained):
 
 def test_runs_hold_setting_history_and_status_of_each(tmp_path):
     results = comparison.run(trial, SETTINGS, tmp_path, facts={"epochs": 3})
-    assert results.runs.columns.tolist() == ["optimizer", "learning_rate", "seed", "epoch", "seconds", "val_accuracy", "status"]  # fmt: skip
+    assert results.runs.columns.tolist() == [*SETTINGS.columns, "epoch", "seconds", "val_accuracy", "status"]
     assert results.runs["optimizer"].tolist() == ["adam"] * 6 + ["lion"] * 3
     assert results.runs["val_accuracy"].tolist()[2:6] == [0.7, 0.5, 0.51, 0.61]
     assert set(results.runs["status"]) == {"ok"}
