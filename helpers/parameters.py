@@ -6,7 +6,7 @@ import math
 _KINDS = {int: "a whole number", float: "a number", str: "a text in quotes", bool: "True or False", list: "a list"}
 
 
-def check(scope: dict, **rules: type | tuple | set) -> dict:
+def check(scope: dict, **rules: type | tuple | set | list) -> dict:
     """Checks the values of a notebook's parameters and returns them.
 
     Call it in the cell after the one tagged `parameters`. papermill only warns about a parameter
@@ -16,8 +16,9 @@ def check(scope: dict, **rules: type | tuple | set) -> dict:
     Args:
         scope: The notebook's `globals()`.
         rules: For each parameter its type (`SOURCE=str`), its type with the lowest and highest
-            value allowed (`EPOCHS=(int, 1, 500)`), or a set of allowed values. A whole number
-            passes as a float.
+            value allowed (`EPOCHS=(int, 1, 500)`), or a set of allowed values; for a parameter that
+            is a list of such, each once, a list (`RATES=[float, 0.0, 1.0]`, `RULES=["sgd", "adam"]`).
+            A whole number passes as a float.
 
     Returns:
         The parameters in the order of `rules`, floats as floats.
@@ -41,15 +42,28 @@ def check(scope: dict, **rules: type | tuple | set) -> dict:
     return {name: _value(name, scope[name], rule) for name, rule in rules.items()}
 
 
+def _values(name: str, values: object, rule: tuple | set) -> list:
+    if type(values) is not list or not values:
+        raise ValueError(f"{name} is {values!r}: it must be a list in square brackets, with at least one entry.")
+    checked = [_value(f"An entry of {name}", value, rule) for value in values]
+    if len(set(checked)) < len(checked):
+        raise ValueError(f"{name} is {values!r}: each entry may stand there once.")
+    return checked
+
+
 def _is_parameter(name: str) -> bool:
     return name.isupper() and len(name) >= 4 and not name.startswith("_")
 
 
-def _value(name: str, value: object, rule: type | tuple | set) -> object:
+def _value(name: str, value: object, rule: type | tuple | set | list) -> object:
+    if isinstance(rule, list):
+        return _values(name, value, tuple(rule) if isinstance(rule[0], type) else set(rule))
     if isinstance(rule, set):
         # `==` alone would let 1 pass for True and "1" stand beside 1.
         if not any(type(value) is type(allowed) and value == allowed for allowed in rule):
-            raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(sorted(map(repr, rule)))}.")
+            close = difflib.get_close_matches(str(value), [str(allowed) for allowed in rule], n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(sorted(map(repr, rule)))}{hint}.")
         return value
     kind, low, high = rule if isinstance(rule, tuple) else (rule, None, None)
     if kind is float and type(value) is int:

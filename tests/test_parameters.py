@@ -61,3 +61,31 @@ def test_a_parameter_that_is_like_no_other_gets_the_list():
 def test_a_parameter_that_was_never_set_asks_for_its_cell():
     with pytest.raises(ValueError, match="EPOCHS is not set: run the cell tagged `parameters`"):
         parameters.check({"SOURCE": ""}, SOURCE=str, EPOCHS=int)
+
+
+LISTS = {"RULES": ["sgd", "adam", "lion"], "RATES": [float, 1e-6, 10.0]}
+
+
+def test_lists_are_checked_entry_by_entry():
+    assert parameters.check({"RULES": ["lion", "sgd"], "RATES": [1, 0.1]}, **LISTS) == {
+        "RULES": ["lion", "sgd"],
+        "RATES": [1.0, 0.1],
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"RULES": ["adma"]}, r"An entry of RULES is 'adma': it must be one of 'adam', .* \(did you mean 'adam'\?\)"),
+        ({"RULES": []}, r"RULES is \[\]: it must be a list in square brackets, with at least one entry"),
+        ({"RULES": "adam"}, "RULES is 'adam': it must be a list"),
+        ({"RULES": ["sgd", "sgd"]}, "each entry may stand there once"),
+        ({"RATES": [0.1, 0.0]}, "An entry of RATES is 0.0: it must be from 1e-06 to 10.0"),
+        ({"RATES": [-1.0]}, "An entry of RATES is -1.0"),
+        ({"RATES": ["0.1"]}, r"An entry of RATES is '0.1' \(str\): it must be a number"),
+        ({"RATES": [float("nan")]}, "must be a finite number"),
+    ],
+)
+def test_a_wrong_entry_of_a_list_is_one_sentence(changed, message):
+    with pytest.raises(ValueError, match=message):
+        parameters.check({"RULES": ["sgd"], "RATES": [0.1], **changed}, **LISTS)
