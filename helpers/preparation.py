@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers import cleaning, data, records, sources
+from helpers.records import counted
 from helpers.sources import Collection
 
 _CHUNK = 4096  # pictures written at a time
@@ -92,8 +93,8 @@ def encode_labels(collection: Collection, rows: np.ndarray) -> tuple[np.ndarray,
     present = set(labels)
     if len(present) < 2:
         raise records.SourceError(
-            f"Cleaning leaves {len(rows)} pictures of {len(present)} classes: learning needs at least two classes, "
-            "each a folder of pictures, or a label of its own."
+            f"Cleaning leaves {counted(len(rows), 'picture')} of {counted(len(present), 'class')}: "
+            "learning needs at least two classes, each a folder of pictures, or a label of its own."
         )
     classes = [name for name in collection.classes if name in present]
     position = {name: number for number, name in enumerate(classes)}
@@ -137,8 +138,8 @@ def split(
     empty = [name for name, wanted in asked.items() if wanted and not len(parts[name])]
     if empty:
         raise records.SourceError(
-            f"{len(labels)} pictures of {len(np.unique(labels))} classes leave none for {' and '.join(empty)}: "
-            "bring more of each class, ten or better a hundred."
+            f"{counted(len(labels), 'picture')} of {counted(len(np.unique(labels)), 'class')} leave none for "
+            f"{' and '.join(empty)}: bring more of each class, ten or better a hundred."
         )
     return parts
 

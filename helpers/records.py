@@ -172,6 +172,31 @@ def public(source: str) -> str:
     return f"{scheme}://{re.split('[?#]', re.sub(f'^{user}', '', rest))[0]}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun, for sentences.
+
+    Example:
+
+    >>> counted(1, "class"), counted(2, "class"), counted(1000, "picture")
+    ('1 class', '2 classes', '1,000 pictures')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
+def shortened(text: str, most: int) -> str:
+    """Returns a text on one line, cut after a word and marked with `…` where it is longer than `most` signs.
+
+    Example:
+
+    >>> shortened("The server\\nsays no, and goes on saying so", 22)
+    'The server says no, …'
+    """
+    line = " ".join(text.split())
+    if len(line) <= most:
+        return line
+    return f"{line[: most - 1].rpartition(' ')[0] or line[: most - 2]} …"
+
+
 def printable(name: str) -> str:
     """Returns a name with line breaks, control and undecodable characters escaped; letters of all scripts stay.
 

@@ -83,7 +83,7 @@ def test_one_class_is_one_sentence(tmp_path):
     path = tmp_path / "pets" / "cat" / "1.png"
     path.parent.mkdir(parents=True)
     path.write_bytes(encode(np.arange(64, dtype=np.uint8).reshape(8, 8)))
-    with pytest.raises(SourceError, match="leaves 1 pictures of 1 classes: learning needs at least two"):
+    with pytest.raises(SourceError, match="leaves 1 picture of 1 class: learning needs at least two"):
         preparation.prepare(str(tmp_path / "pets"), tmp_path / "dataset")
     assert not (tmp_path / "dataset").exists()
 
