@@ -17,6 +17,7 @@ from helpers.records import (
     clean_split,
     printable,
     public,
+    shortened,
 )
 
 _ROWS = 8  # fetched at a time: this many pictures, before their size is known, are in memory up to three times
@@ -127,4 +128,4 @@ def _read_only(url: sqlalchemy.URL) -> sqlalchemy.URL:
 
 def _short(error: Exception) -> str:
     cause = getattr(error, "orig", None) or error
-    return " ".join(str(cause).split())[:200].rstrip(".")
+    return shortened(str(cause), 200).rstrip(".")

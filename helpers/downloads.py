@@ -12,7 +12,7 @@ import urllib3
 from tqdm import tqdm
 
 from helpers import artifacts
-from helpers.records import DEFAULT_LIMITS, Limits, SourceError, public
+from helpers.records import DEFAULT_LIMITS, Limits, SourceError, counted, public, shortened
 
 _QUIET = 2.0  # seconds before a download shows its progress on stderr
 
@@ -57,8 +57,9 @@ def download(
     try:
         retry(_fetch, url, target, limits.total_bytes)
     except (requests.RequestException, _Interrupted) as error:
-        why = re.sub(r"\?\S+", "", " ".join(str(error).replace(url, shown).split()))[:160]  # a query may be a secret
-        raise SourceError(f"{shown} could not be fetched in {attempts} attempts ({why}): try later.") from error
+        raise SourceError(
+            f"{shown} could not be fetched in {counted(attempts, 'attempt')} ({_cause(error, url)}): try later."
+        ) from error
     received = artifacts.sha256(target)
     if sha256 and received != sha256.lower():
         target.unlink()
@@ -68,6 +69,13 @@ def download(
 
 class _Interrupted(Exception):
     """The server stopped early or is busy; worth another attempt."""
+
+
+def _cause(error: Exception, url: str) -> str:
+    # urllib3 says what happened below its pools and retries; the address, and a query, may hold secrets.
+    cause = getattr(error.args[0] if error.args else None, "reason", None) or error
+    told = re.sub(r"^\w+\(host=.*?\): ", "", str(cause)).replace(url, public(url))
+    return shortened(re.sub(r"\?\S+", "", told), 160)
 
 
 def _fetch(url: str, target: Path, largest: int) -> None:

@@ -17,6 +17,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
 from helpers import artifacts
+from helpers.records import shortened
 
 NAME = "workbook"
 _INTERVAL = 0.5  # seconds between two looks at the kernel
@@ -150,7 +151,7 @@ def _end(process: subprocess.Popen | None, words: IO[bytes]) -> str:
     words.seek(0)
     lines = [line for line in words.read().decode("utf-8", errors="replace").splitlines() if line.strip()]
     told = [line for line in lines if not line.startswith("[IPKernelApp]")]
-    return f"{signalled}: {told[-1].strip()[:300]}" if told else signalled
+    return f"{signalled}: {shortened(told[-1], 300)}" if told else signalled
 
 
 papermill_engines.register(NAME, Engine)

@@ -19,6 +19,7 @@ from helpers.progress import Progress, duration
 _FULL = re.compile(
     rf"errno\W+({errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG})\b|requested and \d+ written|disk is full", re.I
 )
+_LONGEST = 400  # signs of an error's message; the helpers' own sentences are shorter and end with what to do
 
 
 def run(
@@ -163,14 +164,16 @@ def _reason(raised: Exception, position: str, end: str) -> str:
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    from helpers.records import shortened
+
     if isinstance(raised, PapermillExecutionError):
         if _FULL.search(str(raised.evalue)):  # nothing that follows could write either
             full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             raise OSError(errno.ENOSPC, artifacts.explain(full, artifacts.outputs()))
-        return f"{position} raised {raised.ename}: {' '.join(str(raised.evalue).split())[:300]}".removesuffix(": ")
+        return f"{position} raised {raised.ename}: {shortened(str(raised.evalue), _LONGEST)}".removesuffix(": ")
     if isinstance(raised, DeadKernelError) or "Kernel died" in str(raised):
         return f"the kernel ended in {position} {end}"
-    return f"{type(raised).__name__} at {position}: {' '.join(str(raised).split())[:300]}"
+    return f"{type(raised).__name__} at {position}: {shortened(str(raised), _LONGEST)}"
 
 
 def _commit_ready(chosen: list[Notebook]) -> int:

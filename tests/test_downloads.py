@@ -54,7 +54,7 @@ def test_a_broken_connection_is_taken_up_where_it_broke(shelf, tmp_path):
 
 def test_a_later_run_takes_up_what_an_earlier_one_left(shelf, tmp_path):
     with rehearsal.serve(shelf, break_after=200_000) as server:
-        with pytest.raises(SourceError, match="could not be fetched in 1 attempts"):
+        with pytest.raises(SourceError, match="could not be fetched in 1 attempt"):
             fetch(f"{server.url}/pets.zip", tmp_path, attempts=1)
         path = fetch(f"{server.url}/pets.zip", tmp_path)
     assert path.read_bytes() == CONTENT
@@ -112,7 +112,7 @@ def test_a_file_beyond_the_limit_is_not_fetched(shelf, tmp_path):
 
 
 def test_nobody_there_is_one_sentence(tmp_path):
-    with pytest.raises(SourceError, match="could not be fetched in 2 attempts"):
+    with pytest.raises(SourceError, match=r"9/pets.zip could not be fetched in 2 attempts \(.*refused\): try later"):
         fetch("http://127.0.0.1:9/pets.zip", tmp_path, attempts=2)
 
 
@@ -121,7 +121,8 @@ def test_secrets_in_an_address_are_not_repeated(shelf, tmp_path):
         fetch(server.url.replace("//", "//me:secret@") + "/dogs.zip?token=hidden", tmp_path)
     assert "secret" not in str(caught.value)
     assert "hidden" not in str(caught.value)
-    with pytest.raises(SourceError, match="could not be fetched") as caught:
-        fetch("http://me:secret@127.0.0.1:9/dogs.zip?token=hidden", tmp_path, attempts=1)
-    assert "secret" not in str(caught.value)
-    assert "hidden" not in str(caught.value)
+    for nowhere in ("127.0.0.1:9", "127.0.0.1:port"):
+        with pytest.raises(SourceError, match="could not be fetched") as caught:
+            fetch(f"http://me:secret@{nowhere}/dogs.zip?token=hidden", tmp_path, attempts=1)
+        assert "secret" not in str(caught.value)
+        assert "hidden" not in str(caught.value)

@@ -230,6 +230,17 @@ def test_a_disk_that_fills_up_is_known_in_every_librarys_words(evalue):
         runner._reason(error, "cell 1 of 2", "")
 
 
+def test_a_long_message_ends_after_a_word_and_says_that_it_is_cut():
+    from papermill.exceptions import PapermillExecutionError
+
+    told = {"cell_index": 1, "exec_count": 1, "source": "", "ename": "ValueError", "traceback": []}
+    error = PapermillExecutionError(**told, evalue="Name a folder. " + "reason " * 100)
+    sentence = runner._reason(error, "cell 1 of 2", "")
+    assert sentence.startswith("cell 1 of 2 raised ValueError: Name a folder. reason")
+    assert sentence.endswith("reason …")
+    assert len(sentence) < 450
+
+
 @pytest.mark.slow
 def test_a_disk_that_fills_up_midway_is_one_sentence_and_status_2(project, make, tmp_path):
     body = make.code("(out / 'big.bin').write_bytes(bytes(3_000_000))", "big")
