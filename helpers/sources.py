@@ -1,5 +1,6 @@
 """Pictures and labels from wherever they lie: a folder, an archive, a URL, a database, a CSV, IDX files."""
 
+import contextlib
 import os
 import tempfile
 from collections import Counter
@@ -66,11 +67,11 @@ def open_source(source: str = "", *, query: str = "", sha256: str = "", limits: 
         return idx.IdxSource(artifacts.root() / "data" / "fashion-mnist", limits=limits)
     scheme = source.partition("://")[0].lower() if "://" in source else ""
     if scheme in ("http", "https"):
-        from helpers import archives, downloads
+        from helpers import downloads
 
         path = downloads.download(source, sha256=sha256, limits=limits)
         try:
-            return archives.ArchiveSource(path, title=public(source), limits=limits)
+            return _archive(path, public(source), limits)
         except SourceError:
             path.unlink()
             raise
@@ -86,9 +87,19 @@ def open_source(source: str = "", *, query: str = "", sha256: str = "", limits: 
         raise SourceError(f"There is no {printable(source)!r}: a source is {_KINDS}.")
     if path.suffix.lower() == ".csv":
         return folders.CsvSource(path, limits=limits)
+    return _archive(path, printable(path.name), limits)
+
+
+def _archive(path: Path, title: str, limits: Limits) -> Source:
     from helpers import archives
 
-    return archives.ArchiveSource(path, limits=limits)
+    try:
+        return archives.ArchiveSource(path, title=title, limits=limits)
+    except SourceError:
+        with open(path, "rb") as file, contextlib.suppress(UnreadablePicture):
+            pictures.header(file.read(limits.picture_bytes), max_pixels=limits.pixels)
+            raise SourceError(f"{title} is one picture: name a folder that has a sub-folder for each class.") from None
+        raise
 
 
 class Collection(NamedTuple):

@@ -158,6 +158,16 @@ def test_a_source_that_is_not_there_is_one_sentence():
         open_source("pets-of-mine")
 
 
+def test_a_picture_in_place_of_a_source_is_one_sentence(tmp_path, tree):
+    root = tree({"single.png": encode(GREY), "half.tar": b"half"})
+    with pytest.raises(SourceError, match="single.png is one picture: name a folder that has a sub-folder for each"):
+        open_source(f"{root}/single.png")
+    with rehearsal.serve(root) as server, pytest.raises(SourceError, match="/single.png is one picture"):
+        open_source(f"{server.url}/single.png")
+    with pytest.raises(SourceError, match="half.tar is neither a zip nor a tar archive"):
+        open_source(f"{root}/half.tar")
+
+
 # Size and channels -----------------------------------------------------------------------------
 
 
