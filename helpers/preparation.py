@@ -94,7 +94,7 @@ def encode_labels(collection: Collection, rows: np.ndarray) -> tuple[np.ndarray,
     if len(present) < 2:
         raise records.SourceError(
             f"Cleaning leaves {counted(len(rows), 'picture')} of {counted(len(present), 'class')}: "
-            "learning needs at least two classes, each a folder of pictures, or a label of its own."
+            f"{sources.TWO_CLASSES}."
         )
     classes = [name for name in collection.classes if name in present]
     position = {name: number for number, name in enumerate(classes)}

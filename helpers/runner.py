@@ -46,7 +46,7 @@ def run(
     chosen, values = plans.make(found, numbers or [], plans.read_profile(profile, found), given or {})
     if trouble := kernel.problem(kernel_name):
         raise ValueError(trouble)
-    _refuse_wrong_sources(values)
+    _refuse_wrong_sources(chosen, values)
     asked = {plans.number_of(text, found) for text in numbers or []} or set(found)
     for notebook in (notebook for notebook in chosen if notebook.number not in asked):
         print(f"{notebook.stem} runs first: what was asked for needs it.", file=sys.stderr)
@@ -72,14 +72,19 @@ def refresh(numbers: list[str] | None = None) -> int:
     return _commit_ready([found[number] for number in sorted(asked)])
 
 
-def _refuse_wrong_sources(values: dict[str, dict]) -> None:
-    # A mistyped path is told now, before the pages and claims of the last run make way for a failed one.
-    local = {mine["SOURCE"] for mine in values.values() if mine.get("SOURCE") and "://" not in mine["SOURCE"]}
-    if local:
+def _refuse_wrong_sources(chosen: list[Notebook], values: dict[str, dict]) -> None:
+    # A wrong source is told now, before the pages and claims of the last run make way for a failed one.
+    given = [{**notebook.defaults, **values[notebook.stem]} for notebook in chosen]
+    asked = {(mine["SOURCE"], mine.get("QUERY")) for mine in given if mine.get("SOURCE")}
+    for source, query in sorted(asked, key=repr):
+        scheme = source.partition("://")[0].lower() if "://" in source else ""
+        if scheme in ("http", "https"):  # fetched by the notebook, into its own folder
+            continue
+        if scheme and query is None:  # without a parameter for it, the notebook takes what another has queried
+            continue
         from helpers import sources
 
-        for source in local:
-            sources.open_source(source)
+        sources.glance(sources.open_source(source, query=query or ""))
 
 
 def _run_all(chosen: list[Notebook], values: dict[str, dict], kernel_name: str, descriptor: int) -> list[Outcome]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +16,15 @@ import pandas as pd
 
 from helpers import artifacts, folders, idx, pictures
 from helpers.pictures import UnreadablePicture, decode
-from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError, printable, public
+from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError, counted, printable, public
 
-__all__ = ["Collection", "Source", "SourceError", "UnreadablePicture", "collect", "decode", "open_source", "survey"]
+__all__ = [
+    "Collection", "Source", "SourceError", "UnreadablePicture", "collect", "decode", "glance", "open_source", "survey",
+]  # fmt: skip
 
 _CHUNK_BYTES, _CHUNK_PICTURES = 32 * 2**20, 512  # what is decoded at a time
 _WORTH_A_THREAD = 10_000  # bytes of an encoded picture; smaller ones are decoded before a thread has them
+TWO_CLASSES = "learning needs at least two classes, each a folder of pictures, or a label of its own"
 _KINDS = "a folder, a .zip or .tar archive, an http(s) address of one, a .csv file, or a SQLAlchemy database URL"
 
 
@@ -102,6 +106,44 @@ def _archive(path: Path, title: str, limits: Limits) -> Source:
         raise
 
 
+def glance(source: Source, *, seconds: float = 10.0, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Refuses a source that cannot be read or holds no two classes, as far as a quick look tells.
+
+    It ends with the second class, so it is quick unless the first class is large or there is no other.
+
+    Args:
+        source: An opened source.
+        seconds: When to stop looking, and let the source pass.
+        limits: `pixels` is the largest picture that counts.
+
+    Raises:
+        SourceError: If the source cannot be read, holds no picture, or pictures of one class only.
+    """
+    end = time.monotonic() + seconds
+    labels, count, refused = set(), 0, []
+    with contextlib.closing(source.records()) as found:
+        for record in found:
+            try:
+                if not isinstance(record.picture, np.ndarray):
+                    pictures.header(record.picture, max_pixels=limits.pixels)
+            except UnreadablePicture as error:
+                refused = refused or [Finding(record.name, "unreadable", "drop", str(error))]
+            else:
+                count += 1
+                labels |= {record.label} - {None}
+            if len(labels) > 1 or time.monotonic() > end:
+                return
+    if count == 0:
+        raise _no_picture(source, [*source.findings, *refused])
+    what, held = source.describe(), f"{counted(count, 'picture')} of {counted(len(labels), 'class')}"
+    raise SourceError(f"{what[0].upper()}{what[1:]} holds {held}: {TWO_CLASSES}.")
+
+
+def _no_picture(source: Source, findings: list[Finding]) -> SourceError:
+    why = f"{findings[0].name} {findings[0].detail}" if findings else "it is empty"
+    return SourceError(f"No picture in {source.describe()}: {why}.")
+
+
 class Collection(NamedTuple):
     """Pictures of one size, collected from a source.
 
@@ -168,11 +210,10 @@ def collect(
                 else:
                     file.write(result.pixels)
                     rows.append((record.name, record.label or "", record.split or "", *result[1:]))
-        findings = pd.DataFrame([*opened.findings, *findings], columns=Finding._fields)
-        findings = findings.astype({"group": np.int64, "row": np.int64})
+        findings = [*opened.findings, *findings]
         if not rows:
-            why = "; ".join(f"{found.name} {found.detail}" for found in findings[:1].itertuples()) or "it is empty"
-            raise SourceError(f"No picture in {opened.describe()}: {why}.")
+            raise _no_picture(opened, findings)
+        findings = pd.DataFrame(findings, columns=Finding._fields).astype({"group": np.int64, "row": np.int64})
         file.flush()
         images = np.memmap(file, np.uint8, mode="r", shape=(len(rows), *size, channels))
     table = pd.DataFrame(rows, columns=["name", "label", "split", "height", "width", "mode"])

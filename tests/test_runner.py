@@ -8,14 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
 
-from helpers import artifacts, lock, notebooks, outcomes, plans, runner
+from helpers import artifacts, lock, notebooks, outcomes, plans, rehearsal, runner
 from helpers.outcomes import Outcome
 from helpers.progress import Progress
+from helpers.records import SourceError
 
 WRITE = "artifacts.write_json(out / 'list.json', [SEED, 2])\nclaims.check('The list has two entries', 2, at_least=2)"
 READ = "print(artifacts.require('01_data/list.json', made_by='01_data').read_text())"
@@ -109,6 +113,50 @@ def test_a_source_that_is_not_there_is_refused_before_any_work(project, make):
     with pytest.raises(ValueError, match="There is no 'no/such/folder': a source is a folder"):
         runner.run(given={"SOURCE": "no/such/folder"})
     assert not artifacts.outputs().exists()
+
+
+@pytest.fixture
+def shop(project, make, tmp_path):
+    """A root whose notebook takes pictures, and a folder of wrong ones."""
+    tiny = make.tiny("01_data", parameters='SOURCE = ""\nQUERY = ""', rules="SOURCE=str, QUERY=str")
+    make.write_notebooks(project, n01_data=tiny)
+    picture = rehearsal.encode(np.zeros((2, 2), np.uint8))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "pets" / "cat").mkdir(parents=True)
+    (tmp_path / "pets" / "cat" / "1.png").write_bytes(picture)
+    (tmp_path / "list.csv").write_text("file,class\n1.png,cat\n")
+    with zipfile.ZipFile(tmp_path / "notes.zip", "w") as archive:
+        archive.writestr("cat/notes.txt", "no picture")
+    table = pd.DataFrame([[picture, "cat", "1", ""]], columns=["picture", "label", "name", "split"])
+    rehearsal.write_sqlite(table, tmp_path / "pets.db")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("source", "query", "sentence"),
+    [
+        ("{}/empty", "", "No picture in the folder empty: it is empty."),
+        ("{}/pets", "", "The folder pets holds 1 picture of 1 class: learning needs at least two classes, each"),
+        ("{}/notes.zip", "", "No picture in the archive notes.zip: cat/notes.txt is not a picture of a kept format"),
+        ("{}/list.csv", "", "list.csv has the columns file, class: its first line is to name `path` and `label`"),
+        ("sqlite:///{}/pets.db", "", "The query must be one SELECT, because sources are only read; received 'nothing'"),
+        ("sqlite:///{}/pets.db", "SELECT picture FROM pictures", "The query yields the columns picture: its first"),
+        ("sqlite:///{}/pets.db", "SELECT a, b FROM dogs", "The database .*pets.db refused: no such table: dogs."),
+        ("sqlite:///{}/pets.db", "SELECT picture, label FROM pictures", "pets.db holds 1 picture of 1 class: learning"),
+        ("ftp://host/pets", "", "This is no database address that SQLAlchemy knows"),
+    ],
+)
+def test_a_source_that_cannot_be_learnt_from_is_refused_before_any_work(shop, source, query, sentence):
+    with pytest.raises(SourceError, match=sentence):
+        runner.run(given={"SOURCE": source.format(shop), "QUERY": query})
+    assert not artifacts.outputs().exists()
+
+
+def test_a_database_without_a_parameter_for_its_query_is_left_to_the_notebook(project, make):
+    make.write_notebooks(project, n01_data=make.tiny("01_data", parameters='SOURCE = ""', rules="SOURCE=str"))
+    found = notebooks.find()
+    runner._refuse_wrong_sources([found["01"]], {"01_data": {"SOURCE": "sqlite:///no.db"}})
+    runner._refuse_wrong_sources([found["01"]], {"01_data": {"SOURCE": "HTTP://127.0.0.1:9/no.zip"}})
 
 
 def test_a_profile_has_a_section_for_each_notebook_and_the_command_line_wins(two, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import artifacts, records, rehearsal, sources
+from helpers import artifacts, pictures, records, rehearsal, sources
 from helpers.records import Limits, SourceError
 from helpers.rehearsal import encode
 from helpers.sources import collect, open_source
@@ -166,6 +166,27 @@ def test_a_picture_in_place_of_a_source_is_one_sentence(tmp_path, tree):
         open_source(f"{server.url}/single.png")
     with pytest.raises(SourceError, match="half.tar is neither a zip nor a tar archive"):
         open_source(f"{root}/half.tar")
+
+
+def test_a_glance_ends_with_the_second_class(tree, monkeypatch):
+    root = tree({f"{label}/{number}.png": encode(GREY) for label in ("cat", "dog") for number in range(9)})
+    looked = []
+    header = pictures.header
+    monkeypatch.setattr(pictures, "header", lambda *args, **named: looked.append(1) or header(*args, **named))
+    assert sources.glance(open_source(root)) is None
+    assert len(looked) == 10
+
+
+def test_a_glance_that_takes_too_long_lets_a_source_pass(tree):
+    root = tree({"cat/1.png": encode(GREY), "cat/2.png": encode(GREY)})
+    assert sources.glance(open_source(root), seconds=0) is None
+    with pytest.raises(SourceError, match="The folder pets holds 2 pictures of 1 class: learning needs"):
+        sources.glance(open_source(root))
+
+
+def test_pictures_without_a_label_are_no_class(tree):
+    with pytest.raises(SourceError, match="holds 2 pictures of 1 class"):
+        sources.glance(open_source(tree({"1.png": encode(GREY), "cat/2.png": encode(GREY)})))
 
 
 # Size and channels -----------------------------------------------------------------------------
