@@ -20,10 +20,10 @@ $(STAMP): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
-	@$(BIN)/python -m helpers kernel install --prefix $(VENV)
 	@touch $(STAMP)
 
 setup: $(STAMP)  ## Create .venv from the lock and register the kernel.
+	@$(BIN)/python -m helpers kernel install --prefix $(VENV) > /dev/null  # it may have been removed since
 
 run: setup  ## Execute the notebooks into outputs/ (ARGS="--profile quick" and the like are passed on).
 	@$(BIN)/python -m helpers run $(ARGS)

@@ -83,7 +83,7 @@ def locked_versions() -> dict[str, str]:
 def _kernel() -> Finding:
     trouble = kernel.problem()
     if trouble:
-        return Finding("kernel", trouble, "run `python -m helpers kernel install`")
+        return Finding("kernel", trouble, trouble.rpartition(": ")[2].rstrip("."))
     return Finding("kernel", f"{kernel.NAME} starts this Python")
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -92,19 +94,36 @@ def problem(name: str = NAME) -> str | None:
     except (NoSuchKernel, ValueError):
         if name != NAME:
             return f"Jupyter knows no kernel named {name!r}: `jupyter kernelspec list` shows those it knows."
-        return "The kernel `workbook` is not registered: run `python -m helpers kernel install`."
+        return f"The kernel `workbook` is not registered: run `{_install_command()}`."
     if name != NAME:
         return None
-    if not found.argv or not Path(found.argv[0]).exists():
-        return f"The kernel `workbook` in {found.resource_dir} starts a Python that is gone: {_INSTALL}"
-    if not _same_python(found.argv[0]):
-        return f"The kernel `workbook` in {found.resource_dir} starts {found.argv[0]}, another Python: {_INSTALL}"
-    if found.argv[1:] != spec()["argv"][1:] or found.env != ENVIRONMENT:
-        return f"The kernel `workbook` in {found.resource_dir} is of an older version: {_INSTALL}"
-    return None
+    if not found.argv:
+        amiss = "starts nothing"
+    elif not Path(found.argv[0]).exists():
+        amiss = f"starts {found.argv[0]}, a Python that is gone"
+    elif not _same_python(found.argv[0]):
+        amiss = f"starts {found.argv[0]}, another Python"
+    elif found.argv[1:] != spec()["argv"][1:] or found.env != ENVIRONMENT:
+        amiss = "is of an older version"
+    else:
+        return None
+    return f"The kernel `workbook` in {found.resource_dir} {amiss}: run `{_install_command(found.resource_dir)}`."
 
 
-_INSTALL = "run `python -m helpers kernel install`."
+def _install_command(stale: str | None = None) -> str:
+    """Returns the command that registers this Python where Jupyter looks no later than in the folder `stale`."""
+    from jupyter_core.paths import jupyter_data_dir, jupyter_path
+
+    on_path = shutil.which("python")
+    python = "python" if on_path and _same_python(on_path) else shlex.quote(sys.executable)
+    command = f"{python} -m helpers kernel install"
+    own = str(Path(sys.prefix) / "share" / "jupyter" / "kernels")
+    there = str(Path(stale).parent) if stale else own
+    if next((place for place in jupyter_path("kernels") if place in (own, there)), own) == own:
+        return command
+    if there == str(Path(jupyter_data_dir()) / "kernels"):
+        return f"{command} --user"
+    return f"{command} --prefix {shlex.quote(str(Path(there).parents[2]))}"
 
 
 def _same_python(path: str) -> bool:

@@ -1,11 +1,14 @@
 import json
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from helpers import kernel
+from helpers import artifacts, kernel
 
 
 @pytest.fixture
@@ -73,7 +76,40 @@ def test_prefix_and_user_exclude_each_other(tmp_path):
 
 def test_problem_names_a_python_that_is_gone(found):
     _write(found, argv=["/nowhere/python", "-m", "ipykernel_launcher"])
-    assert "starts a Python that is gone" in kernel.problem()
+    assert "starts /nowhere/python, a Python that is gone: run `" in kernel.problem()
+
+
+@pytest.mark.parametrize("place", ["JUPYTER_PATH", "JUPYTER_DATA_DIR"])
+def test_problem_names_the_command_that_mends_it(tmp_path, monkeypatch, place):
+    from helpers import cli
+
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")  # as outside of virtual environments
+    monkeypatch.setenv(place, str(tmp_path / "share" / "jupyter"))
+    _write(tmp_path, argv=["/nowhere/python", "-m", "ipykernel_launcher"])
+    python, *arguments = shlex.split(re.search("run `(.*)`", kernel.problem())[1])
+    assert Path(shutil.which(python)).resolve() == Path(sys.executable).resolve()
+    assert arguments[:2] == ["-m", "helpers"]
+    assert cli.main(arguments[2:]) == 0
+    assert kernel.problem() is None
+
+
+def test_a_kernel_of_the_user_that_comes_after_the_environments_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path))
+    assert kernel._install_command(str(tmp_path / "kernels" / "workbook")).endswith("kernel install")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_setup_registers_a_kernel_that_was_removed(tmp_path):
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    for name in ("Makefile", "pyproject.toml", "requirements.lock", "helpers"):
+        (tmp_path / name).symlink_to(artifacts.root() / name)
+    (tmp_path / ".venv" / ".ready").touch()
+    told = subprocess.run(["make", "setup"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert told.stdout + told.stderr == ""
+    assert (tmp_path / ".venv" / "share" / "jupyter" / "kernels" / "workbook" / "kernel.json").exists()
 
 
 def test_problem_names_another_python(found, tmp_path):
