@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,7 @@ def begin(stem: str, parameters: dict) -> Path:
 
     Args:
         stem: Name of the notebook without its suffix, such as `"03_cnn_training"`.
-        parameters: The values that this run uses; recorded in `parameters.json`.
+        parameters: The values that this run uses; recorded in `parameters.json`, addresses without their secrets.
 
     Returns:
         The folder, which exists and can be written.
@@ -52,11 +53,29 @@ def begin(stem: str, parameters: dict) -> Path:
         free = shutil.disk_usage(folder).free
         if free < MINIMUM_FREE:
             raise OSError(errno.ENOSPC, "the disk is almost full")
-        write_json(folder / "parameters.json", parameters)
+        shown = {name: public(value) if isinstance(value, str) else value for name, value in parameters.items()}
+        write_json(folder / "parameters.json", shown)
     except OSError as error:
         raise OSError(error.errno, explain(error, folder)) from error
     _current = stem
     return folder
+
+
+def public(source: str) -> str:
+    """Returns an address without user, password and query, which may hold secrets; other names as they are.
+
+    Example:
+
+    >>> public("https://me:secret@example.org/pets.zip?token=1")
+    'https://example.org/pets.zip'
+    >>> public("postgresql://me:se/cret@example.org/pets")
+    'postgresql://example.org/pets'
+    """
+    if "://" not in source:
+        return source
+    scheme, _, rest = source.partition("://")
+    user = r"[^/]*@" if scheme.lower() in ("http", "https") else r"[^:/]*(:[^@]*)?@"  # SQLAlchemy takes any sign but @
+    return f"{scheme}://{re.split('[?#]', re.sub(f'^{user}', '', rest))[0]}"
 
 
 def current() -> Path:
@@ -229,9 +248,23 @@ def _sync(path: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Removes what is half-written in a folder, at any depth; only when nobody writes there."""
+    """Removes what is half-written in a folder, at any depth, unless another process is still writing it."""
     for leftover in list(folder.rglob(PARTIAL + "*")):
-        remove(leftover)
+        if not _another_writes(leftover):
+            remove(leftover)
+
+
+def _another_writes(partial: Path) -> bool:
+    writer = re.match(rf"{re.escape(PARTIAL)}(\d+)-", partial.name)  # as `writing` and `writing_folder` name it
+    if writer is None or int(writer[1]) == os.getpid():
+        return False
+    try:
+        os.kill(int(writer[1]), 0)  # asks only
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it lives, as somebody else's
+        return True
+    return True
 
 
 def remove(path: Path) -> None:

@@ -1,12 +1,13 @@
 """What every source hands out, and the two ways in which it says no: a finding or a sentence."""
 
-import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+
+from helpers.artifacts import public as public  # sources name themselves by it, and notebooks call it here
 
 _SPLITS = {
     "train": "train",
@@ -153,23 +154,6 @@ def clean_split(split: object) -> str | None:
     if name and name not in _SPLITS:
         raise SourceError(f"The split is called {name[:40]!r}: it must be one of {', '.join(_SPLITS)}, or empty.")
     return _SPLITS.get(name)
-
-
-def public(source: str) -> str:
-    """Returns an address without user, password and query, which may hold secrets; other names as they are.
-
-    Example:
-
-    >>> public("https://me:secret@example.org/pets.zip?token=1")
-    'https://example.org/pets.zip'
-    >>> public("postgresql://me:se/cret@example.org/pets")
-    'postgresql://example.org/pets'
-    """
-    if "://" not in source:
-        return source
-    scheme, _, rest = source.partition("://")
-    user = r"[^/]*@" if scheme.lower() in ("http", "https") else r"[^:/]*(:[^@]*)?@"  # SQLAlchemy takes any sign but @
-    return f"{scheme}://{re.split('[?#]', re.sub(f'^{user}', '', rest))[0]}"
 
 
 def counted(number: int, noun: str) -> str:

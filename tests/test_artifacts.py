@@ -88,6 +88,28 @@ def test_a_killed_write_leaves_no_file_and_begin_clears_its_part(tmp_path):
     assert names(folder) == ["parameters.json"]
 
 
+def test_begin_leaves_what_a_live_process_is_writing():
+    folder = artifacts.begin("09_shared", {})
+    writer = multiprocessing.get_context("fork").Process(target=_write_slowly, args=(folder / "a.txt",))
+    writer.start()
+    try:
+        deadline = time.monotonic() + 20
+        while not list(folder.glob(".partial-*")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        (folder / f".partial-{os.getpid()}-b.txt").write_text("half")
+        (folder / ".partial-lab").mkdir()
+        artifacts.begin("09_shared", {})
+        assert names(folder) == [f".partial-{writer.pid}-a.txt", "parameters.json"]
+    finally:
+        writer.kill()
+        writer.join()
+
+
+def test_begin_writes_down_no_password():
+    folder = artifacts.begin("09_secret", {"SOURCE": "postgresql://me:secret@host/db?token=secret", "SEED": 1})
+    assert json.loads((folder / "parameters.json").read_text()) == {"SOURCE": "postgresql://host/db", "SEED": 1}
+
+
 def test_begin_forgets_the_claims_of_the_run_before(tmp_path):
     folder = artifacts.begin("09_twice", {"SEED": 1})
     (folder / "claims.json").write_text("[]")
