@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="command", required=True)
 
     run = commands.add_parser("run", help="execute notebooks headless into outputs/")
+    run._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$", re.I)  # argparse: not -1e-3
     _add_numbers(run)
     run.add_argument(
         "--source", metavar="S", help="pictures: folder, archive, URL, database, CSV; the same as -p SOURCE S"

@@ -96,7 +96,7 @@ def number_of(text: str, found: dict[str, Notebook]) -> str:
     Raises:
         ValueError: If there is none; the message lists those there are.
     """
-    stem = Path(text).stem
+    stem = Path(text).name.removesuffix(".ipynb")
     number = stem.split("_")[0].zfill(2)
     if number not in found or (not stem.isdigit() and stem != found[number].stem):
         raise ValueError(f"There is no notebook {text!r}: there are {', '.join(n.stem for n in found.values())}.")

@@ -35,9 +35,10 @@ def test_source_is_the_parameter_of_that_name(run_arguments):
     assert run_arguments[0][1]["given"] == {"SOURCE": "some/folder"}
 
 
-def test_negative_values_are_values(run_arguments):
-    cli.main(["run", "-p", "SHIFT", "-3"])
-    assert run_arguments[0][1]["given"] == {"SHIFT": "-3"}
+@pytest.mark.parametrize("value", ["-3", "-0.5", "-.5", "-1e-3", "-2.5E6"])
+def test_negative_values_are_values(run_arguments, value):
+    cli.main(["run", "-p", "SHIFT", value])
+    assert run_arguments[0][1]["given"] == {"SHIFT": value}
 
 
 def test_output_is_relative_to_where_the_command_is_given(run_arguments, tmp_path, monkeypatch):

@@ -58,13 +58,13 @@ def test_without_numbers_every_notebook_runs_in_order(two):
     assert plan()[0] == ["01_data", "02_train"]
 
 
-@pytest.mark.parametrize("text", ["2", "02", "02_train", "notebooks/02_train.ipynb"])
+@pytest.mark.parametrize("text", ["2", "02", "02_train", "02_train/", "/other/notebooks/02_train.ipynb"])
 def test_a_notebook_is_named_by_number_stem_or_path(two, text):
     made("01_data")
     assert plan([text])[0] == ["02_train"]
 
 
-@pytest.mark.parametrize("text", ["3", "train", "02_other", ""])
+@pytest.mark.parametrize("text", ["3", "train", "02_other", "", "1.5", "02_train.txt"])
 def test_a_notebook_that_is_not_there_is_refused(two, text):
     with pytest.raises(ValueError, match="There is no notebook .*: there are 01_data, 02_train"):
         plan([text])
