@@ -18,7 +18,6 @@ from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, NotImplementedError)
 _MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that Python inflates in bounded steps
-_SLACK = 64 * 2**20  # bytes that any archive may hold, however small it is itself
 
 
 class ArchiveSource:
@@ -60,7 +59,7 @@ class ArchiveSource:
 
     def _usable(self) -> Iterator["_Member"]:
         """Yields the members that may hold a picture; the others become findings."""
-        total, allowed = 0, min(self._limits.total_bytes, self._path.stat().st_size * self._limits.ratio + _SLACK)
+        total, allowed = 0, self._limits.unpacked(self._path.stat().st_size)
         for member in self._members():
             total += member.size
             if total > allowed:

@@ -68,7 +68,7 @@ class IdxSource:
 
     def _arrays(self, path: Path, dimensions: int) -> Iterator[np.ndarray]:
         """Yields the content of an IDX file in chunks; the checksum is compared at the end."""
-        digest = hashlib.sha256()
+        digest, allowed = hashlib.sha256(), self._limits.unpacked(path.stat().st_size)
         try:
             with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
                 head = file.read(4 + 4 * dimensions)
@@ -77,7 +77,7 @@ class IdxSource:
                 digest.update(head)
                 count, *shape = struct.unpack(f">{dimensions}I", head[4:])
                 item = int(np.prod(shape, dtype=object)) if shape else 1
-                if not 0 < item <= self._limits.pixels or count * item > self._limits.total_bytes:
+                if not 0 < item <= self._limits.pixels or count * item > allowed:
                     raise SourceError(f"{path.name} claims {count:,} items of {shape}, more than allowed.")
                 step = max(1, (1 << 22) // item)
                 for start in range(0, count, step):

@@ -21,6 +21,9 @@ _SPLITS = {
 }
 
 
+_SLACK = 64 * 2**20  # bytes that any packed file may hold, however small it is itself
+
+
 class Record(NamedTuple):
     """One picture as a source hands it out.
 
@@ -69,13 +72,17 @@ class Limits:
         picture_bytes: Largest encoded picture, in bytes.
         pixels: Largest picture, in pixels; checked in its header, before it is decoded.
         total_bytes: Largest archive or IDX file once decompressed, and largest download.
-        ratio: How many times its own size an archive may expand to.
+        ratio: How many times its own size a packed file may expand to.
     """
 
     picture_bytes: int = 64 * 2**20
     pixels: int = 50_000_000
     total_bytes: int = 200 * 2**30
     ratio: int = 100
+
+    def unpacked(self, packed: int) -> int:
+        """Returns how many bytes a file may hold that has `packed` bytes on disk."""
+        return min(self.total_bytes, packed * self.ratio + _SLACK)
 
 
 DEFAULT_LIMITS = Limits()

@@ -362,6 +362,14 @@ def test_broken_idx_files_are_one_sentence(tmp_path, change, message):
         collect(str(tmp_path / "mnist"))
 
 
+def test_packed_labels_that_expand_without_bounds_are_refused_by_their_header(tmp_path):
+    write_idx(tmp_path / "mnist")
+    bomb = b"\0\0\x08\x01" + struct.pack(">I", 100_000_000)
+    (tmp_path / "mnist" / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bomb))
+    with pytest.raises(SourceError, match="train-labels-idx1-ubyte.gz claims 100,000,000 items .* more than allowed"):
+        collect(str(tmp_path / "mnist"))
+
+
 def test_idx_files_without_a_picture_are_one_sentence(tmp_path):
     empty = {f"{part}_{kind}": idx_bytes(np.zeros((0, 4, 3)[:dimensions], np.uint8)) for part in ("train", "t10k")
              for kind, dimensions in (("images_idx3_ubyte", 3), ("labels_idx1_ubyte", 1))}  # fmt: skip
