@@ -138,6 +138,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise UnreadablePicture("has 32-bit pixels; save it with 8 or 16 bits")
+        if image.mode == "I" and image.format == "TIFF" and values.max() <= 255:  # 8 bits, kept in 32
+            return Image.fromarray(values.astype(np.uint8))
         return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -83,6 +83,13 @@ def test_sixteen_bit_grey_is_scaled_to_eight():
     assert np.asarray(pictures.decode(encoded(Image.fromarray(values)))).tolist() == [[0, 1, 128, 255]]
 
 
+def test_eight_bits_kept_in_32_stay_as_they_are():
+    values = np.array([[0, 1, 128, 255]], np.int32)
+    assert np.asarray(pictures.decode(encoded(Image.fromarray(values), "TIFF"))).tolist() == [[0, 1, 128, 255]]
+    sixteen = values * 257
+    assert np.asarray(pictures.decode(encoded(Image.fromarray(sixteen), "TIFF"))).tolist() == [[0, 1, 128, 255]]
+
+
 def test_transparency_lies_on_white():
     pixels = np.zeros((1, 2, 4), np.uint8)
     pixels[0, 1] = (200, 0, 0, 255)
