@@ -19,7 +19,7 @@ def duration(seconds: float) -> str:
     return f"{whole} s" if whole < 100 else f"{whole // 60}:{whole % 60:02d} min"
 
 
-class Progress:
+class RunProgress:
     """Says on a stream where a run is: notebook, code cell i of n, section."""
 
     def __init__(self, stream: TextIO):

@@ -13,7 +13,7 @@ from helpers import artifacts, claims, kernel, lock, notebooks, outcomes, plans
 from helpers.artifacts import size
 from helpers.notebooks import Notebook
 from helpers.outcomes import FAILED, RAN, SKIPPED, Outcome
-from helpers.progress import Progress, duration
+from helpers.progress import RunProgress, duration
 
 # How Python, HDF5, NumPy and SQLite say that a disk, a quota or a file-size limit is full.
 _FULL = re.compile(
@@ -89,7 +89,7 @@ def _refuse_wrong_sources(chosen: list[Notebook], values: dict[str, dict]) -> No
 
 def _run_all(chosen: list[Notebook], values: dict[str, dict], kernel_name: str, descriptor: int) -> list[Outcome]:
     went: list[Outcome] = []
-    progress = Progress(sys.stderr)
+    progress = RunProgress(sys.stderr)
     for notebook in chosen:
         lost = [o.stem for o in went if o.status != RAN and o.stem.split("_")[0] in notebook.needs]
         if lost:
@@ -104,7 +104,7 @@ def _run_all(chosen: list[Notebook], values: dict[str, dict], kernel_name: str, 
     return went
 
 
-def _run_one(notebook: Notebook, values: dict, kernel_name: str, descriptor: int, progress: Progress) -> Outcome:
+def _run_one(notebook: Notebook, values: dict, kernel_name: str, descriptor: int, progress: RunProgress) -> Outcome:
     import nbformat
     from papermill.execute import execute_notebook
 

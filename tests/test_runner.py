@@ -18,7 +18,7 @@ import pytest
 
 from helpers import artifacts, lock, notebooks, outcomes, plans, rehearsal, runner
 from helpers.outcomes import Outcome
-from helpers.progress import Progress
+from helpers.progress import RunProgress
 from helpers.records import SourceError
 
 WRITE = "artifacts.write_json(out / 'list.json', [SEED, 2])\nclaims.check('The list has two entries', 2, at_least=2)"
@@ -504,7 +504,7 @@ def outcome(**changed):
 
 def test_a_log_gets_a_line_for_each_section(make):
     log = io.StringIO()
-    progress = Progress(log)
+    progress = RunProgress(log)
     cells = make.tiny("01_data", make.markdown("## First\ntext", "a"), make.code("1", "b"), make.code("2", "c")).cells
     progress.begin("01_data", cells, inserted=False)
     for index in range(len(cells)):
@@ -521,7 +521,7 @@ def test_a_log_gets_a_line_for_each_section(make):
 def test_a_terminal_gets_one_live_line_no_wider_than_it_is(make, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     terminal = Terminal()
-    progress = Progress(terminal)
+    progress = RunProgress(terminal)
     cells = make.tiny("01_data", make.markdown("## A section with a long title", "a"), make.code("1", "b")).cells
     progress.begin("01_data", cells, inserted=True)
     for index in range(len(cells) + 1):
