@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import cli, doctor, kernel
+from helpers import artifacts, cli, doctor, kernel
 
 
 @pytest.fixture
@@ -42,8 +42,6 @@ def test_negative_values_are_values(run_arguments, value):
 
 
 def test_output_is_relative_to_where_the_command_is_given(run_arguments, tmp_path, monkeypatch):
-    from helpers import artifacts
-
     monkeypatch.chdir(tmp_path)
     cli.main(["run", "--output", "mine"])
     assert artifacts.outputs() == tmp_path / "mine"
@@ -69,25 +67,44 @@ def test_refresh_passes_numbers(run_arguments):
         (FileNotFoundError("It is not there."), "It is not there."),
     ],
 )
-def test_a_refusal_is_one_sentence_and_status_2(error, sentence, monkeypatch, capsys):
-    monkeypatch.setattr(kernel, "install", _raiser(error))
-    assert cli.main(["kernel", "install"]) == 2
+def test_an_error_is_told_as_a_sentence(error, sentence):
+    assert cli._sentence(error) == sentence
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "03", "-p", "EPOCHS", "x"], "EPOCHS is 'x': it must be a whole number, such as 8."),
+        (["run", "03", "-p", "EPOCHS", "0"], "03_cnn_training: EPOCHS is 0: it must be from 1 to 500."),
+        (["run", "1.5"], "There is no notebook '1.5': there are 01_data_preparation, "),
+        (["run", "--profile", "slow"], "There is no profile 'slow': name one of full, quick, or a YAML file."),
+        (["run", "--source", "no/such/folder"], "There is no 'no/such/folder': a source is a folder, "),
+        (["refresh", "99"], "There is no notebook '99': there are 01_data_preparation, "),
+        (["kernel", "install", "--prefix", __file__], f"The kernel cannot be installed in {__file__}"),
+    ],
+)
+def test_a_refusal_is_one_sentence_and_status_2(arguments, sentence, capsys):
+    assert cli.main(arguments) == 2
     told = capsys.readouterr()
-    assert told.err == f"error: {sentence}\n"
+    assert told.err.startswith(f"error: {sentence}")
+    assert told.err.count("\n") == 1
     assert told.out == ""
+    assert not artifacts.outputs().exists()
 
 
 def test_an_interrupt_is_one_line_and_status_130(monkeypatch, capsys):
-    monkeypatch.setattr(kernel, "install", _raiser(KeyboardInterrupt()))
+    def interrupted(*arguments, **named):  # tests/test_runner.py interrupts a real run
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kernel, "install", interrupted)
     assert cli.main(["kernel", "install"]) == 130
     assert "Traceback" not in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(monkeypatch):
     monkeypatch.setenv("WORKBOOK_DEBUG", "1")
-    monkeypatch.setattr(kernel, "install", _raiser(ValueError("as it was")))
-    with pytest.raises(ValueError, match="as it was"):
-        cli.main(["kernel", "install"])
+    with pytest.raises(ValueError, match="There is no folder missing"):
+        cli.main(["report", "missing"])
 
 
 def test_kernel_install_says_where(tmp_path, capsys):
@@ -192,10 +209,3 @@ def test_doctor_sees_keras_that_does_not_start(monkeypatch):
     finding = doctor._devices()
     assert finding.found == "Keras does not start: ImportError: no such library"
     assert finding.mend
-
-
-def _raiser(error: BaseException):
-    def raiser(*arguments, **named):
-        raise error
-
-    return raiser
