@@ -1,8 +1,11 @@
 """A file fetched over http or https to disk, taken up where a broken connection left it."""
 
+import contextlib
 import hashlib
 import json
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -27,6 +30,9 @@ def download(
     pause: float = 1.0,
 ) -> Path:
     """Fetches a file over http or https to disk; a broken connection is taken up where it broke.
+
+    A file that an earlier call has fetched whole is fetched again only if the server has another version.
+    Of two processes that fetch into one folder, one waits for the other.
 
     Args:
         url: Where it lies.
@@ -54,17 +60,51 @@ def download(
         retry=tenacity.retry_if_exception_type((requests.ConnectionError, requests.Timeout, _Interrupted)),
         reraise=True,
     )
-    try:
-        retry(_fetch, url, target, limits.total_bytes)
-    except (requests.RequestException, _Interrupted) as error:
-        raise SourceError(
-            f"{shown} could not be fetched in {counted(attempts, 'attempt')} ({_cause(error, url)}): try later."
-        ) from error
-    received = artifacts.sha256(target)
-    if sha256 and received != sha256.lower():
-        target.unlink()
-        raise SourceError(f"{shown} has the SHA-256 {received}, expected was {sha256}: its content is another one.")
+    with _alone(folder):
+        try:
+            version = retry(_fetch, url, target, limits.total_bytes)
+        except (requests.RequestException, _Interrupted) as error:
+            raise SourceError(
+                f"{shown} could not be fetched in {counted(attempts, 'attempt')} ({_cause(error, url)}): try later."
+            ) from error
+        received = artifacts.sha256(target)
+        if sha256 and received != sha256.lower():
+            forget(target)
+            raise SourceError(f"{shown} has the SHA-256 {received}, expected was {sha256}: its content is another one.")
+        artifacts.write_json(_note(target), {"version": version, "sha256": received})
     return target
+
+
+def forget(target: Path) -> None:
+    """Removes a file that `download` returned, and what is noted of it."""
+    _note(target).unlink(missing_ok=True)
+    target.unlink(missing_ok=True)
+
+
+def _note(target: Path) -> Path:
+    return target.with_name(target.name + ".json")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _kept(target: Path, largest: int) -> str:
+    """Returns the version of a file that is there, whole and unchanged; else `""`."""
+    try:
+        noted = json.loads(_note(target).read_text())
+        whole = target.stat().st_size <= largest and artifacts.sha256(target) == noted["sha256"]
+        return noted["version"] if whole else ""
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
 
 
 class _Interrupted(Exception):
@@ -78,14 +118,21 @@ def _cause(error: Exception, url: str) -> str:
     return shortened(re.sub(r"\?\S+", "", told), 160)
 
 
-def _fetch(url: str, target: Path, largest: int) -> None:
-    """One attempt: continues `<target>.part` where the server allows it, and renames it when whole."""
+def _fetch(url: str, target: Path, largest: int) -> str:
+    """One attempt: continues `<target>.part` where the server allows it, and renames it when whole.
+
+    Returns the version that the server names, an ETag or a time, or `""`.
+    """
     part, note = target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
     have = part.stat().st_size if part.exists() and note.exists() else 0
     headers = {"Accept-Encoding": "identity"}
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": json.loads(note.read_text())["version"]}
+    elif kept := _kept(target, largest):
+        headers["If-None-Match" if kept.startswith('"') else "If-Modified-Since"] = kept
     with requests.get(url, headers=headers, stream=True, timeout=(10, 60)) as response:
+        if response.status_code == 304 and not have:
+            return kept
         if response.status_code == 416:
             part.unlink(missing_ok=True)
         if response.status_code in (408, 416, 425, 429, 500, 502, 503, 504):
@@ -99,7 +146,8 @@ def _fetch(url: str, target: Path, largest: int) -> None:
         note.unlink(missing_ok=True)
         if not resumed:  # before the note: a part must never stand beside the version of another file
             part.unlink(missing_ok=True)
-        if version and not version.startswith("W/"):
+        version = "" if version.startswith("W/") else version
+        if version:
             artifacts.write_json(note, {"version": version})
         written = have if resumed else 0
         expected = written + int(response.headers.get("Content-Length", 0))
@@ -120,3 +168,4 @@ def _fetch(url: str, target: Path, largest: int) -> None:
         raise _Interrupted(f"the connection broke after {written:,} of {expected:,} bytes")
     part.replace(target)
     note.unlink(missing_ok=True)
+    return version

@@ -153,6 +153,10 @@ def serve(folder: Path, *, break_after: int | None = None) -> Iterator[Served]:
                 return self.send_error(404)
             content, start = path.read_bytes(), 0
             version = f'"{zlib.crc32(content)}"'
+            if self.headers.get("If-None-Match") == version:
+                log.append("304 Not Modified")
+                self.send_response(304)
+                return self.end_headers()
             asked = self.headers.get("Range") if self.headers.get("If-Range") == version else None
             if asked:
                 start = int(asked.removeprefix("bytes=").rstrip("-"))

@@ -77,7 +77,7 @@ def open_source(source: str = "", *, query: str = "", sha256: str = "", limits: 
         try:
             return _archive(path, public(source), limits)
         except SourceError:
-            path.unlink()
+            downloads.forget(path)
             raise
     if scheme:
         from helpers import databases

@@ -1,4 +1,6 @@
 import hashlib
+import subprocess
+import sys
 
 import pytest
 
@@ -25,7 +27,38 @@ def test_a_file_arrives_whole(shelf, tmp_path):
         path = fetch(f"{server.url}/pets.zip", tmp_path, sha256=hashlib.sha256(CONTENT).hexdigest())
     assert path.read_bytes() == CONTENT
     assert path.name.endswith("-pets.zip")
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert sorted(file.name for file in path.parent.iterdir()) == [path.name, f"{path.name}.json"]
+
+
+def test_a_file_that_is_there_is_fetched_again_only_if_it_has_changed(shelf, tmp_path):
+    with rehearsal.serve(shelf) as server:
+        path = fetch(f"{server.url}/pets.zip", tmp_path)
+        assert fetch(f"{server.url}/pets.zip", tmp_path).read_bytes() == CONTENT
+        assert server.log == ["200 bytes 0 to 512,000", "304 Not Modified"]
+        path.write_bytes(CONTENT[:-1])  # damaged here
+        assert fetch(f"{server.url}/pets.zip", tmp_path).read_bytes() == CONTENT
+        (shelf / "pets.zip").write_bytes(b"another")  # changed there
+        assert fetch(f"{server.url}/pets.zip", tmp_path).read_bytes() == b"another"
+        assert server.log[2:] == ["200 bytes 0 to 512,000", "200 bytes 0 to 7"]
+
+
+def test_two_processes_fetch_a_file_once(shelf, tmp_path):
+    with rehearsal.serve(shelf) as server:
+        program = (
+            "import pathlib, sys; from helpers import downloads; print(flush=True); sys.stdin.readline();"
+            f"downloads.download('{server.url}/pets.zip', folder=pathlib.Path({str(tmp_path / 'cache')!r}))"
+        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        both = [subprocess.Popen([sys.executable, "-c", program], **pipes) for _ in range(2)]
+        for process in both:
+            process.stdout.readline()
+        for process in both:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        for process in both:
+            process.communicate(timeout=60)
+        assert [process.returncode for process in both] == [0, 0]
+    assert server.log == ["200 bytes 0 to 512,000", "304 Not Modified"]
 
 
 def test_a_long_download_shows_how_far_it_is_and_a_short_one_nothing(shelf, tmp_path, capsys, monkeypatch):
