@@ -22,8 +22,8 @@ class Results(NamedTuple):
     """What `run` returns.
 
     Attributes:
-        runs: One row an epoch of every run: the setting, the columns of its history, and `status`,
-            `"ok"` or `"diverged"`.
+        runs: One row an epoch of every run: the setting, the columns of its history (without those
+            that the setting has, too), and `status`, `"ok"` or `"diverged"`.
         arrays: For each row of the settings what its training returned beside the history; empty
             where it diverged.
     """
@@ -79,7 +79,8 @@ def run(
             trained += 1
             if verbose:
                 _tell(row, found[0], trained, waiting, started)
-        histories.append(found[0].assign(**row)[[*row, *found[0].columns]])
+        others = [column for column in found[0].columns if column not in row]
+        histories.append(found[0].assign(**row)[[*row, *others]])
         arrays.append(found[1])
     return Results(pd.concat(histories, ignore_index=True), arrays)
 

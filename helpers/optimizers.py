@@ -354,6 +354,23 @@ def rosenbrock(*, steepness: float = 100.0) -> Surface:
     return Surface(value, gradient, minimum=np.ones(2), start=np.array([-1.2, 1.0]))
 
 
+def walks(rule: str | Rule, surface: Surface, *, rates: Array, steps: int, **options: float) -> Array:
+    """Walks a surface from its start once with each of several rates, so that none suffers from a bad one.
+
+    Args:
+        rule: As in `walk`.
+        surface: What to walk on.
+        rates: Shape (n,).
+        steps: How many steps to take.
+        options: What else the rule takes.
+
+    Returns:
+        float64, shape (n, steps + 1, 2); NaN after a divergence.
+    """
+    start = surface.start[np.newaxis]  # one row, because Muon wants a matrix
+    return np.stack([walk(rule, surface.gradient, start, steps=steps, rate=r, **options)[:, 0] for r in rates])
+
+
 def regression_gradient(x: Array, y: Array, *, batch_size: int | None = None, seed: int = 0) -> Function:
     """Returns the gradient of a linear regression's mean squared error on one batch after the other.
 

@@ -201,6 +201,51 @@ def bands(
     return ax
 
 
+def panels(
+    runs: "pandas.DataFrame",  # noqa: F821
+    *,
+    x: str,
+    y: str,
+    by: str,
+    order: Sequence[str],
+    columns: int = 3,
+    size: tuple[float, float] = (2.4, 1.7),
+    title: str | None = None,
+) -> np.ndarray:
+    """Draws each variant in a panel of its own, with the band of its seeds, before the means of all in grey.
+
+    For more variants than eyes can tell apart by colour.
+
+    Args:
+        runs: One row a run and value of `x`.
+        x: Column with the horizontal value, such as the epoch.
+        y: Column with the result.
+        by: Column that names the variant.
+        order: Variants in the order of the panels.
+        columns: Panels in a row.
+        size: Inches of a panel.
+        title: Question that the whole figure answers.
+
+    Returns:
+        Axes of shape (rows, columns).
+    """
+    axes = _grid(len(order), columns, size, title)
+    over_seeds = {name: runs[runs[by] == name].groupby(x)[y].agg(["mean", "min", "max"]) for name in order}
+    for ax, name in zip(axes.flat, order, strict=False):
+        for other in over_seeds.values():
+            ax.plot(other.index, other["mean"], color=BASELINE, lw=0.6, alpha=0.6)
+        own = over_seeds[name]
+        ax.plot(own.index, own["mean"], "o-", color=COLOURS[0], ms=3)
+        ax.fill_between(own.index, own["min"], own["max"], color=COLOURS[0], alpha=0.25, lw=0)
+        ax.set_title(_text(name))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    for ax in axes[-1]:
+        ax.set_xlabel(x.replace("_", " "))
+    for ax in axes[:, 0]:
+        ax.set_ylabel(y.replace("val_", "validation ").replace("_", " "))
+    return axes
+
+
 def intervals(
     names: Sequence[str],
     values: Sequence[float],
@@ -322,6 +367,7 @@ def descent(
     up: tuple[float, float],
     columns: int = 3,
     size: tuple[float, float] = (2.2, 1.7),
+    title: str | None = None,
 ) -> np.ndarray:
     """Draws ways down a surface of two weights over its contours, each in a panel of its own.
 
@@ -333,18 +379,14 @@ def descent(
         up: The same for the second.
         columns: Panels in a row.
         size: Inches of a panel.
+        title: Question that the whole figure answers.
 
     Returns:
         Axes of shape (rows, columns).
     """
-    columns = min(columns, len(paths))
-    rows = -(-len(paths) // columns)
-    figsize = (columns * size[0], rows * size[1])
-    axes = plt.subplots(rows, columns, figsize=figsize, sharex=True, sharey=True, squeeze=False)[1]
+    axes = _grid(len(paths), columns, size, title)
     grid = np.stack(np.meshgrid(np.linspace(*across, 160), np.linspace(*up, 120)), axis=-1)
     height = np.log10(value(grid) - value(np.asarray(minimum)) + 1e-3)
-    for ax in axes.flat[len(paths) :]:
-        ax.set_visible(False)
     for ax, (name, path) in zip(axes.flat, paths.items(), strict=False):
         ax.contour(*np.moveaxis(grid, -1, 0), height, levels=10, cmap="Greys", linewidths=0.6)
         ax.plot(*path.T, ".-", color=COLOURS[0], ms=2.5, lw=0.9)
@@ -410,6 +452,19 @@ def _draw_picture(ax: Axes, image: np.ndarray, limits: tuple[float, float] | Non
 
 def _axes(ax: Axes | None, width: float = 6, height: float = 3.5) -> Axes:
     return plt.subplots(figsize=(width, height))[1] if ax is None else ax
+
+
+def _grid(count: int, columns: int, size: tuple[float, float], title: str | None) -> np.ndarray:
+    """Returns axes of shape (rows, columns) that share their scales; what is left over at the end is hidden."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figsize = (columns * size[0], rows * size[1] + 0.3 * bool(title))
+    figure, axes = plt.subplots(rows, columns, figsize=figsize, sharex=True, sharey=True, squeeze=False)
+    for ax in axes.flat[count:]:
+        ax.set_visible(False)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
+    return axes
 
 
 def _legend(ax: Axes) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import platform
+import random
 import sys
 import time
 import zipfile
@@ -13,6 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
+from scipy.special import log_softmax
 
 from helpers import artifacts, devices, preprocessing
 
@@ -178,7 +180,7 @@ def restart(model: keras.Model, *, seed: int, learning_rate: float | None = None
 
     Args:
         model: A compiled functional model.
-        seed: Where all of Keras's random numbers start from; equal seeds give equal weights.
+        seed: Where initial weights, dropout and augmentation layers start from; equal seeds give equal ones.
         learning_rate: Another one, if the rate is a number and not a schedule.
 
     Returns:
@@ -189,7 +191,9 @@ def restart(model: keras.Model, *, seed: int, learning_rate: float | None = None
     """
     if not model.compiled:
         raise ValueError("The model is not compiled: call model.compile(optimizer, loss, metrics) first.")
-    keras.utils.set_random_seed(seed)
+    # Keras's seeds come from here. keras.utils.set_random_seed would seed TensorFlow's generator, too, which
+    # no layer uses and which makes TensorFlow throw away all that it has prepared: 0.3 s for the next step.
+    random.seed(seed)
     fresh = type(model).from_config(model.get_config())
     _assign(model.variables, fresh.variables)
     optimizer = model.optimizer
@@ -205,6 +209,41 @@ def restart(model: keras.Model, *, seed: int, learning_rate: float | None = None
 def _assign(variables: list, values: list) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
+
+
+def batch_losses(
+    model: keras.Model, train: tuple[np.ndarray, np.ndarray], *, batch_size: int, batches: int, seed: int = 0
+) -> np.ndarray:
+    """Trains on some batches and returns the loss of each; for a range test of the learning rate.
+
+    Args:
+        model: A model compiled with `steps_per_execution=1`.
+        train: Pictures and labels, read again from the start if they are fewer than the batches need.
+        batch_size: Pictures in a batch.
+        batches: How many.
+        seed: Seed of the order.
+
+    Returns:
+        float64 of shape (batches,), each loss from before its step; not a number after divergence.
+
+    Raises:
+        ValueError: If the model runs several steps at a time, and so shows only their mean.
+    """
+    if model.steps_per_execution != 1:
+        raise ValueError(
+            f"The model runs {model.steps_per_execution} steps at a time and shows only their mean: "
+            "compile it with steps_per_execution=1."
+        )
+    sums = []
+
+    def note(batch: int, logs: dict) -> None:  # Keras shows the mean over the epoch so far
+        sums.append(logs["loss"] * (batch + 1))
+
+    order = np.random.default_rng(seed).permutation(np.resize(np.arange(len(train[0])), batches * batch_size))
+    rows = preprocessing.batches(*train, indices=order, batch_size=batch_size)
+    noting = keras.callbacks.LambdaCallback(on_train_batch_end=note)
+    model.fit(_feed(rows), shuffle=False, callbacks=[noting], verbose=0)
+    return np.diff(sums, prepend=0.0)
 
 
 def repeat(run: Callable[[int], pd.DataFrame], seeds: Iterable[int]) -> pd.DataFrame:
@@ -249,6 +288,52 @@ def logits(model: keras.Model, images: np.ndarray, *, batch_size: int = 500) -> 
         rows = np.pad(rows, (0, -len(rows) % size), mode="edge")
     batches = preprocessing.batches(images, np.zeros(len(images), np.int64), indices=rows, batch_size=size)
     return model.predict(_feed(batches), verbose=0)[: len(images)].astype(np.float32)
+
+
+def flat_weights(model: keras.Model) -> np.ndarray:
+    """Returns all weights of a model as one vector: its place in the space in which training walks."""
+    return np.concatenate([weights.ravel() for weights in model.get_weights()])
+
+
+def assign_flat_weights(model: keras.Model, vector: np.ndarray) -> None:
+    """Puts a model at a place that `flat_weights` gave, or between two of them.
+
+    Raises:
+        ValueError: If the vector does not have an entry for each weight.
+    """
+    parts = model.get_weights()
+    ends = np.cumsum([part.size for part in parts])
+    if vector.shape != (ends[-1],):
+        raise ValueError(f"{model.name} has {ends[-1]:,} weights; received a vector of shape {vector.shape}.")
+    pieces = np.split(vector, ends[:-1])
+    model.set_weights([piece.reshape(part.shape) for piece, part in zip(pieces, parts, strict=True)])
+
+
+def losses_between(
+    model: keras.Model, data: tuple[np.ndarray, np.ndarray], first: np.ndarray, second: np.ndarray, *, at: np.ndarray
+) -> np.ndarray:
+    """Returns the loss along the straight line between two places in the space of all weights.
+
+    Args:
+        model: A model with logits as outputs; it ends at the last place that was looked at.
+        data: Pictures and labels to take the mean cross-entropy over.
+        first: Where the line begins, as `flat_weights` gives it.
+        second: Where it is at 1.
+        at: Shares of the way, shape (n,); above 1 it goes on behind `second`.
+
+    Returns:
+        float64 of shape (n,).
+
+    Reference:
+        Goodfellow et al., 2015, section 2, https://arxiv.org/abs/1412.6544
+    """
+    images, labels = data
+    losses = []
+    for share in at:
+        assign_flat_weights(model, first + share * (second - first))
+        surprise = -log_softmax(logits(model, images).astype(np.float64), axis=1)[np.arange(len(labels)), labels]
+        losses.append(surprise.mean())
+    return np.array(losses)
 
 
 def model_card(

@@ -33,6 +33,6 @@ def explore(draw: Callable, *, alt: str, **controls: ipywidgets.ValueWidget) -> 
         control.description = control.description or name.replace("_", " ")
         control.observe(lambda change: setattr(shown, "value", picture()), "value")
     box = ipywidgets.VBox([*controls.values(), shown])
-    bundle, metadata = plotting.described(shown.value, alt)
+    bundle, metadata = plotting.described(bytes(shown.value), alt)
     view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
     display({"application/vnd.jupyter.widget-view+json": view, **bundle}, metadata=metadata, raw=True)

@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from helpers import artifacts, notebooks
+from helpers import artifacts, comparison, data, notebooks
 
 pytestmark = pytest.mark.slow
 
@@ -42,14 +44,24 @@ def nbval(path: Path, outputs: Path) -> None:
 
 
 def files(folder: Path, *, artifacts_only: bool = True) -> dict[str, str]:
-    """Returns the SHA-256 of each artifact by its path; not of what holds times."""
+    """Returns a digest of each artifact by its path; not of what holds times."""
     left_out = {".ipynb", ".html"} if artifacts_only else set()
     names = {"run.json", "claims.json"} if artifacts_only else set()
     return {
-        path.relative_to(folder).as_posix(): artifacts.sha256(path)
+        path.relative_to(folder).as_posix(): digest(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.suffix not in left_out and path.name not in names
     }
+
+
+def digest(path: Path) -> str:
+    """Returns the SHA-256 of a file, or of the content without the seconds where it is about trainings."""
+    if path.name == "runs.csv":
+        return pd.read_csv(path).drop(columns="seconds").to_csv()
+    if path.parent.name == "runs":
+        history, arrays = comparison._read(path)
+        return history.drop(columns="seconds").to_csv() + str({name: array.tobytes() for name, array in arrays.items()})
+    return artifacts.sha256(path)
 
 
 @pytest.fixture(scope="session")
@@ -140,6 +152,18 @@ def committed(tmp_path_factory) -> Callable[[str], None]:
 @each_notebook
 def test_committed_outputs_are_what_the_notebook_gives(committed, number):
     committed(number)
+
+
+@pytest.mark.skipif("04" not in NOTEBOOKS, reason="there is no notebook 04")
+def test_claims_of_the_optimizers_fail_on_swapped_labels(quick, tmp_path):
+    true = data.load(quick / data.MADE_BY / "dataset")
+    swapped = np.random.default_rng(0).permutation(true.labels)
+    folder = tmp_path / data.MADE_BY / "dataset"
+    data.write(folder, true.images, swapped, true.classes, true.splits, parameters=true.manifest["parameters"])
+    told = helpers("run", "04", "--profile", "quick", "--output", str(tmp_path))
+    assert told.returncode == 1
+    assert "✘ 04_optimizer_comparison: The best is right on at least half of the validation pictures" in told.stdout
+    assert json.loads((tmp_path / "04_optimizer_comparison" / "run.json").read_text())["status"] == "ran"
 
 
 def test_plain_papermill_runs_a_notebook_from_any_folder(make, tmp_path):

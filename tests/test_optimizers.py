@@ -54,6 +54,15 @@ def _descends(rule, surface):
 # ── worked by hand ──────────────────────────────────────────────────────────────────────────────
 
 
+def test_walks_try_each_rate_from_the_start_of_the_surface():
+    surface = optimizers.quadratic(condition=4.0)
+    paths = optimizers.walks("sgd", surface, rates=[0.1, 0.2, 1e9], steps=40)
+    assert paths.shape == (3, 41, 2)
+    np.testing.assert_allclose(paths[1], optimizers.walk("sgd", surface.gradient, surface.start, steps=40, rate=0.2))
+    assert np.isnan(paths[2, -1]).all()
+    assert np.isfinite(optimizers.walks("muon", surface, rates=[0.1], steps=3)).all()
+
+
 def test_gradient_descent_by_hand():
     assert _after("sgd", [2.0, 4.0], start=1.0, rate=0.25) == 1 - 0.5 - 1
 

@@ -184,3 +184,15 @@ def test_descent_draws_each_way_in_a_panel_over_contours_of_the_surface():
     np.testing.assert_array_equal(axes[0, 1].lines[0].get_xydata(), ways["b"])
     assert axes[0, 0].get_xlim() == (-5, 1)
     assert axes[0, 0].collections
+
+
+def test_each_variant_has_a_panel_with_its_band_before_all_means():
+    runs = pd.concat([history(seeds=2).assign(rule=name) for name in ("lion", "adam")])
+    runs.loc[runs["rule"] == "adam", "accuracy"] += 0.1
+    axes = plotting.panels(runs, x="epoch", y="accuracy", by="rule", order=["adam", "lion"])
+    assert [ax.get_title(loc="left") for ax in axes.flat] == ["adam", "lion"]
+    assert [len(ax.lines) for ax in axes.flat] == [3, 3]
+    np.testing.assert_allclose(axes[0, 0].lines[-1].get_ydata(), [0.705, 0.805, 0.905])
+    band = axes[0, 1].collections[0].get_paths()[0].vertices
+    assert band[:, 1].min() == 0.6
+    assert band[:, 1].max() == 0.81

@@ -125,6 +125,24 @@ def test_a_model_that_is_not_compiled_is_refused():
         training.fit(models.mlp(SHAPE, 3), _data(), epochs=1)
 
 
+def test_batch_losses_are_those_of_single_steps():
+    model = _compiled(0.05)
+    model.steps_per_execution = 1
+    images, labels = _data(24)
+    losses = training.batch_losses(model, (images, labels), batch_size=8, batches=5, seed=2)
+    order = np.random.default_rng(2).permutation(np.resize(np.arange(24), 40)).reshape(5, 8)
+    again = _compiled(0.05)
+    expected = []
+    for rows in order:
+        odds = np.exp(keras.ops.convert_to_numpy(again(images[rows])))
+        expected.append(-np.log(odds / odds.sum(1, keepdims=True))[np.arange(8), labels[rows]].mean())
+        again.train_on_batch(images[rows], labels[rows])
+    np.testing.assert_allclose(losses, expected, rtol=1e-3)
+    model.steps_per_execution = 8
+    with pytest.raises(ValueError, match="runs 8 steps at a time .* compile it with steps_per_execution=1"):
+        training.batch_losses(model, (images, labels), batch_size=8, batches=5)
+
+
 def test_repeat_labels_rows_with_their_seed_and_starts_from_it():
     drawn = []
 
@@ -235,6 +253,28 @@ def test_logits_are_the_models_own_for_any_number_of_pictures():
     images, _ = _data(23)
     np.testing.assert_allclose(training.logits(model, images, batch_size=5), model(images), rtol=1e-5, atol=1e-6)
     assert training.logits(model, images[:0]).shape == (0, 3)
+
+
+def test_a_model_goes_to_any_place_between_two():
+    one, other = _compiled(seed=1), _compiled(seed=2)
+    images, _ = _data()
+    places = [training.flat_weights(model) for model in (one, other)]
+    assert places[0].shape == (one.count_params(),)
+    expected = training.logits(other, images)
+    training.assign_flat_weights(one, places[0] + 1.0 * (places[1] - places[0]))
+    np.testing.assert_allclose(training.logits(one, images), expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=r"mlp has 275 weights; received a vector of shape \(274,\)"):
+        training.assign_flat_weights(one, places[0][1:])
+
+
+def test_losses_between_two_places_are_those_of_models_that_stand_there():
+    one, other = _compiled(seed=1), _compiled(seed=2)
+    data = _data()
+    expected = [one.evaluate(*data, verbose=0)[0], other.evaluate(*data, verbose=0)[0]]
+    places = [training.flat_weights(model) for model in (one, other)]
+    losses = training.losses_between(one, data, *places, at=np.array([0.0, 0.5, 1.0]))
+    np.testing.assert_allclose(losses[[0, 2]], expected, rtol=1e-4)
+    assert losses[1] != losses[0]
 
 
 def test_saved_model_gives_equal_logits_and_equal_files(tmp_path):

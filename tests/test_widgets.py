@@ -57,3 +57,9 @@ def test_without_a_control_or_a_description_there_is_nothing_to_explore():
         widgets.explore(draw, alt="One bar")
     with pytest.raises(ValueError, match="needs its alternative text"):
         widgets.explore(lambda height: draw(height, "a"), alt=" ", height=ipywidgets.IntSlider(3))
+
+
+def test_the_static_picture_can_be_sent_by_a_kernel(published):
+    widgets.explore(draw, alt="One bar", height=ipywidgets.IntSlider(3), name=ipywidgets.Text("a"))
+    [(bundle, _)] = published
+    assert type(bundle["image/png"]) is bytes
