@@ -1,13 +1,13 @@
-"""Command line of the benchmarks: `python -m benchmarks [training] [pipeline] [--repeats N] …`."""
+"""Command line of the benchmarks: `python -m benchmarks [training] [pipeline] [seeds] [--repeats N] …`."""
 
 import argparse
 import importlib.util
 import sys
 
-from benchmarks import pipeline, training
+from benchmarks import pipeline, seeds, training
 from helpers import artifacts
 
-_BENCHMARKS = {"training": training.measure, "pipeline": pipeline.measure}
+_BENCHMARKS = {"training": training.measure, "pipeline": pipeline.measure, "seeds": seeds.measure}
 
 
 def main() -> int:

