@@ -100,6 +100,7 @@ comparison.run(trial, pd.DataFrame({"number": range(100)}), sys.argv[1], facts={
 """
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_leaves_whole_runs_alone(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=artifacts.root())
     deadline = time.monotonic() + 120

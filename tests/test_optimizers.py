@@ -436,12 +436,14 @@ def test_rule_equals_the_keras_optimizer_over_50_steps(rule, options):
     _agrees_with_keras(rule, options, _keras_optimizer(rule, options))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_float64")
 @pytest.mark.parametrize("rule", optimizers.RULES)
 def test_rule_equals_the_keras_optimizer_by_default_but_for_the_rounding_of_its_constants(rule):
     _agrees_with_keras(rule, {}, _keras_optimizer(rule, {}), rtol=1e-4, shapes=[(7,), (4, 3)])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_float64")
 @pytest.mark.parametrize(
     "options",
@@ -454,6 +456,7 @@ def test_muon_equals_the_keras_optimizer_over_50_steps(options):
     _agrees_with_keras("muon", options, _keras_optimizer("muon", options), shapes=MATRICES)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_float64")
 @pytest.mark.parametrize(
     ("rule", "options"),
@@ -487,6 +490,7 @@ def test_clipping_equals_that_of_keras(clip, option, limit):
 # ── agreement with optax ────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "options", "theirs"),
     [
