@@ -1,6 +1,7 @@
 """Many trainings side by side: each setting once, finished ones kept through a kill, divergence recorded."""
 
 import hashlib
+import inspect
 import io
 import json
 import sys
@@ -51,7 +52,7 @@ def run(
         settings: One row a run, such as optimizer, learning rate and seed.
         folder: Where the runs are kept.
         facts: What else decides the outcome: data, network, epochs, versions; JSON values. A run
-            that was kept under other facts is not used.
+            that was kept under other facts, or with another text of `train`, is not used.
         verbose: Whether each run is a line on stderr.
 
     Returns:
@@ -68,6 +69,7 @@ def run(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows = settings.to_dict("records")
+    facts = {**facts, "train": _text(train)}
     paths = [folder / f"{_name(row)}-{_digest(row, facts)}.npz" for row in rows]
     histories, arrays, started, trained = [], [], time.perf_counter(), 0
     waiting = sum(not path.exists() for path in paths)
@@ -122,6 +124,13 @@ def _outcome(train: Callable, row: dict) -> tuple[pd.DataFrame, dict]:
         return diverged.history.assign(status="diverged"), {}
 
 
+def _text(train: Callable) -> str:
+    try:
+        return inspect.getsource(train)
+    except (OSError, TypeError):  # typed at a prompt, or not a function
+        return ""
+
+
 def _name(row: dict) -> str:
     return "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in str(value))[:40] for value in row.values())
 
@@ -151,4 +160,4 @@ def _tell(row: dict, history: pd.DataFrame, trained: int, waiting: int, started:
     shown = "diverged" if last["status"] != "ok" else f"val_accuracy {last.get('val_accuracy', float('nan')):.3f}"
     left = (time.perf_counter() - started) / trained * (waiting - trained)
     what = " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in row.values())
-    print(f"{trained}/{waiting} {what}: {shown}, {duration(left)} left", file=sys.stderr, flush=True)
+    print(f"{trained}/{waiting} {what}: {shown}, {duration(max(left, 0))} left", file=sys.stderr, flush=True)

@@ -59,8 +59,19 @@ def test_runs_of_other_facts_and_damaged_ones_are_trained_again(tmp_path):
     assert len(trained) == 3
 
 
+def test_a_changed_training_is_trained_again(tmp_path):
+    def other(**row):
+        return trial(**{**row, "learning_rate": 0.4})
+
+    comparison.run(trial, SETTINGS, tmp_path, facts={})
+    assert comparison.run(other, SETTINGS, tmp_path, facts={}).runs["val_accuracy"].max() == 1.0
+
+
 def test_a_diverging_run_is_recorded_and_the_comparison_goes_on(tmp_path, capsys):
+    trained = []
+
     def sometimes(optimizer, learning_rate, seed):
+        trained.append(learning_rate)
         if learning_rate == 0.01:
             raise Diverged("The loss is nan", pd.DataFrame({"epoch": [1], "seconds": [2.0], "loss": [np.nan]}))
         return trial(optimizer, learning_rate, seed)
@@ -71,20 +82,24 @@ def test_a_diverging_run_is_recorded_and_the_comparison_goes_on(tmp_path, capsys
     assert results.arrays[1] == {}
     lines = capsys.readouterr().err.splitlines()
     assert lines[1].startswith("2/3 adam 0.01 0: diverged, ")
-    comparison.run(lambda **row: pytest.fail("trained again"), SETTINGS, tmp_path, facts={})  # a divergence is a result
+    comparison.run(sometimes, SETTINGS, tmp_path, facts={})
+    assert len(trained) == 3  # a divergence is a result, too
 
 
 def test_another_error_stops_and_keeps_what_is_finished(tmp_path):
+    trained, full = [], ["lion"]
+
     def breaks(optimizer, learning_rate, seed):
-        if optimizer == "lion":
+        trained.append(optimizer)
+        if optimizer in full:
             raise MemoryError
         return trial(optimizer, learning_rate, seed)
 
     with pytest.raises(MemoryError):
         comparison.run(breaks, SETTINGS, tmp_path, facts={})
-    trained = []
-    comparison.run(counted(trained), SETTINGS, tmp_path, facts={})
-    assert trained == [("lion", 0.1, 3)]
+    full.clear()
+    comparison.run(breaks, SETTINGS, tmp_path, facts={})
+    assert trained == ["adam", "adam", "lion", "lion"]
 
 
 KILLED = """
@@ -93,30 +108,28 @@ import pandas as pd
 from helpers import comparison
 
 def trial(number):
+    print(number, flush=True)
     time.sleep(0.3)
     return pd.DataFrame({"epoch": [1], "seconds": [0.3]}), {}
 
-comparison.run(trial, pd.DataFrame({"number": range(100)}), sys.argv[1], facts={})
+comparison.run(trial, pd.DataFrame({"number": range(int(sys.argv[2]))}), sys.argv[1], facts={})
 """
 
 
 @pytest.mark.slow
 def test_a_killed_comparison_leaves_whole_runs_alone(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=artifacts.root())
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    process = subprocess.Popen([*command, "100"], cwd=artifacts.root(), stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("[0-9]*.npz"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept, trained = len(list(tmp_path.glob("[0-9]*.npz"))), []
-
-    def trial(number):
-        trained.append(number)
-        return pd.DataFrame({"epoch": [1], "seconds": [0.3]}), {}
-
-    results = comparison.run(trial, pd.DataFrame({"number": range(5)}), tmp_path, facts={}, verbose=False)
-    assert trained == list(range(kept, 5))
-    assert results.runs["number"].tolist() == list(range(5))
+    kept = len(list(tmp_path.glob("[0-9]*.npz")))
+    again = subprocess.run(
+        [*command, str(kept + 2)], cwd=artifacts.root(), capture_output=True, text=True, check=True
+    )
+    assert again.stdout.split() == [str(kept), str(kept + 1)]
 
 
 def test_target_is_reached_at_the_first_epoch_that_is_good_enough(tmp_path):
