@@ -51,7 +51,7 @@ bench: setup  ## Measure side by side; prints ratios.
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 lock:  ## Resolve the exact versions anew (needs uv).
-	uv pip compile pyproject.toml --extra test --universal --generate-hashes --no-emit-index-url \
+	uv pip compile pyproject.toml --extra test --universal --no-strip-extras --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --python-version 3.11 -o requirements.lock
 
 clean:  ## Remove outputs (not .venv).

@@ -76,7 +76,9 @@ def locked_versions() -> dict[str, str]:
     if not path.exists():
         return {}
     return dict(
-        re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)(?=\s*\\?$)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        re.findall(
+            r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;\\]+)(?=\s*\\?$)", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
     )
 
 

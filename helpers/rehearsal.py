@@ -177,7 +177,7 @@ def serve(folder: Path, *, break_after: int | None = None) -> Iterator[Served]:
 
     log: list[str] = []
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield Served(f"http://127.0.0.1:{server.server_port}", log)

@@ -484,6 +484,14 @@ def test_environment_of_conda_has_the_versions_of_the_lock():
     assert len(pinned) >= 15
 
 
+def test_the_lock_pins_extras_where_a_package_asks_for_them():
+    """pip takes `coverage[toml]` for a package of its own: a pin without the extra fails at the next release."""
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    for asked in ("coverage[toml]", "psycopg[binary]"):
+        assert re.search(rf"^{re.escape(asked)}==", lock, re.MULTILINE), asked
+    assert {"coverage", "psycopg"} <= set(locked_versions())
+
+
 def test_no_file_names_a_package_index():
     places = [
         "requirements.lock",
