@@ -55,8 +55,9 @@ def split(text: str) -> tuple[str, list[float]]:
         numbers.append(float(match[0].replace(",", "").replace("−", "-")))
         return "#"
 
-    masked = _NUMBER.sub(mask, text)
-    return re.sub(r"-{2,}", "--", re.sub(r"[ \t]+", " ", masked)), numbers
+    masked = re.sub(r"[ \t]+", " ", _NUMBER.sub(mask, text))
+    masked = re.sub(r" (?=[\])])|(?<=[\[(]) ", "", masked)  # NumPy fills up a short number before its bracket
+    return re.sub(r"-{2,}", "--", masked), numbers
 
 
 def tolerance(metadata: dict) -> float | None:

@@ -27,6 +27,7 @@ def same(nbval_plugin):
         ("-1e-3", "0.001"),
         ("loss −0.30", "loss -0.31"),
         ("a  0.9\nb 10.0", "a 0.91\nb  9.9"),  # columns widen with their numbers
+        ("[0.788 0.8  ]", "[0.78  0.812]"),  # NumPy fills up the short ones
         ("(0.5, 0.6)", "(0.52, 0.58)"),
         ("90.1%", "91.2%"),
         ("same text, no number", "same text, no number"),
