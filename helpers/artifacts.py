@@ -249,9 +249,12 @@ def _sync(path: Path) -> None:
 
 def remove_partial(folder: Path) -> None:
     """Removes what is half-written in a folder, at any depth, unless another process is still writing it."""
-    for leftover in list(folder.rglob(PARTIAL + "*")):
-        if not _another_writes(leftover):
-            remove(leftover)
+    for parent, folders, files in os.walk(folder):  # a folder that another process moves meanwhile is passed over
+        partial = [name for name in (*folders, *files) if name.startswith(PARTIAL)]
+        folders[:] = set(folders).difference(partial)
+        for leftover in (Path(parent, name) for name in partial):
+            if not _another_writes(leftover):
+                remove(leftover)
 
 
 def _another_writes(partial: Path) -> bool:

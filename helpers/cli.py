@@ -9,7 +9,7 @@ from pathlib import Path
 _EXAMPLES = """\
 examples:
   python -m helpers run                                     every notebook, defaults, into outputs/
-  python -m helpers run --profile quick                     the same in three minutes
+  python -m helpers run --profile quick                     the same in five minutes
   python -m helpers run 03 -p EPOCHS 2                      one notebook with another value
   python -m helpers run --source ~/pictures --output /tmp/mine
   python -m helpers doctor                                  is everything in place?

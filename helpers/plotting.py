@@ -343,6 +343,43 @@ def dots(
     return ax
 
 
+def frontier(
+    rows: "pandas.DataFrame",  # noqa: F821
+    *,
+    x: str,
+    y: str,
+    fits: Sequence[str] | None = None,
+    chosen: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws what each variant costs and what it is worth, and joins those that no other beats in both.
+
+    Args:
+        rows: One row a variant, named by the index.
+        x: Column with the cost, above 0, less is better: bytes, milliseconds.
+        y: Column with the worth, more is better: accuracy.
+        fits: Names within a budget; the others are grey. All of them if not given.
+        chosen: Name to mark with a ring.
+        ax: Where to draw; a new figure if not given.
+    """
+    ax = _axes(ax, 8, 4.5)
+    inside = rows.index.isin(rows.index if fits is None else fits)
+    best = rows.sort_values([x, y], ascending=[True, False])
+    best = best[best[y] > best[y].cummax().shift(fill_value=-np.inf)]
+    ax.step(best[x], best[y], where="post", color=COLOURS[0], lw=1.2, zorder=1)
+    ax.scatter(rows[x], rows[y], c=np.where(inside, COLOURS[0], BASELINE), s=28, zorder=2)
+    if chosen is not None:
+        ax.plot(rows.loc[chosen, x], rows.loc[chosen, y], "o", ms=13, mfc="none", mec=COLOURS[5], mew=2, zorder=3)
+    for index, (name, row) in enumerate(rows.sort_values(x).iterrows()):
+        above = index % 2 == 0  # neighbours would write over each other
+        ax.annotate(_text(name), (row[x], row[y]), xytext=(0, 7 if above else -14), textcoords="offset points",
+                    fontsize="x-small", ha="center")  # fmt: skip
+    ax.set(xscale="log", xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    ax.margins(x=0.12, y=0.15)
+    return ax
+
+
 def class_balance(counts: dict[str, np.ndarray], classes: Sequence[str], *, ax: Axes | None = None) -> Axes:
     """Draws how many pictures of each class each split holds, as `DataSet.counts` returns them."""
     ax = _axes(ax, height=max(1.6, 0.9 + 0.25 * len(classes)))

@@ -58,6 +58,9 @@ def digest(path: Path) -> str:
     """Returns the SHA-256 of a file, or of the content without the seconds where it is about trainings."""
     if path.name == "runs.csv":
         return pd.read_csv(path).drop(columns="seconds").to_csv()
+    if path.name == "models.csv":
+        steady = ["name", "technique", "file", "runtime", "bytes", "compressed_bytes", "accuracy"]
+        return pd.read_csv(path)[steady].to_csv()
     if path.parent.name == "runs":
         history, arrays = comparison._read(path)
         return history.drop(columns="seconds").to_csv() + str({name: array.tobytes() for name, array in arrays.items()})

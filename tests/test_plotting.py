@@ -196,3 +196,24 @@ def test_each_variant_has_a_panel_with_its_band_before_all_means():
     band = axes[0, 1].collections[0].get_paths()[0].vertices
     assert band[:, 1].min() == 0.6
     assert band[:, 1].max() == 0.81
+
+
+def models():
+    return pd.DataFrame(
+        {"kilobytes": [100.0, 50.0, 60.0, 10.0], "accuracy": [0.93, 0.92, 0.91, 0.90]},
+        index=["big", "half", "bad", "tiny"],
+    )
+
+
+def test_frontier_joins_what_no_other_beats_in_both():
+    ax = plotting.frontier(models(), x="kilobytes", y="accuracy")
+    assert ax.lines[0].get_xdata().tolist() == [10, 50, 100]  # without `bad`: larger and worse than `half`
+    assert ax.lines[0].get_ydata().tolist() == [0.90, 0.92, 0.93]
+    assert sorted(text.get_text() for text in ax.texts) == ["bad", "big", "half", "tiny"]
+
+
+def test_frontier_greys_what_is_outside_the_budget_and_rings_the_chosen():
+    ax = plotting.frontier(models(), x="kilobytes", y="accuracy", fits=["tiny"], chosen="tiny")
+    grey = matplotlib.colors.to_rgba(plotting.BASELINE)
+    assert [tuple(colour) == grey for colour in ax.collections[0].get_facecolors()] == [True, True, True, False]
+    assert ax.lines[1].get_xdata() == [10]

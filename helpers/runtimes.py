@@ -1,0 +1,103 @@
+"""The runtimes that exported models run in: each starts a file and gives a picture's shape and a function.
+
+The function takes uint8 pictures (n, height, width, channels), contiguous and of that shape, and gives float32
+logits (n, classes). What is wrong with a file is raised as the runtime raises it: `inference` says it in a sentence.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+LARGEST_TENSOR = 2**30  # bytes for one picture: a damaged file may ask for more memory than there is
+
+Started = tuple[tuple[int, ...], Callable[[np.ndarray], np.ndarray]]
+
+
+def litert(content: bytes, threads: int) -> Started:
+    """Starts LiteRT on a verified file's bytes; the batch is resized only when it changes."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=content, num_threads=threads)
+    for tensor in interpreter.get_tensor_details():
+        if np.prod(tensor["shape"].astype(np.float64)) * np.dtype(tensor["dtype"]).itemsize > LARGEST_TENSOR:
+            raise ValueError(f"a tensor of shape {tensor['shape'].tolist()}")
+    interpreter.allocate_tensors()
+    (source,), target = interpreter.get_input_details(), interpreter.get_output_details()[0]
+    shape = tuple(int(side) for side in source["shape"][1:])
+    scale, zero = target["quantization"]
+    _check_input(source["dtype"])
+    prepared = int(source["shape"][0])
+
+    def run(images: np.ndarray) -> np.ndarray:
+        nonlocal prepared
+        if len(images) != prepared:
+            interpreter.resize_tensor_input(source["index"], images.shape)
+            interpreter.allocate_tensors()
+            prepared = len(images)
+        interpreter.set_tensor(source["index"], images.astype(source["dtype"], copy=False))
+        interpreter.invoke()
+        logits = interpreter.get_tensor(target["index"])
+        if logits.dtype == np.float32:
+            return logits
+        return (logits.astype(np.float32) - zero) * np.float32(scale)
+
+    return shape, run
+
+
+def onnx(path: Path, threads: int) -> Started:
+    """Starts ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4  # what goes wrong is raised anyway
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], enable_fallback=False)
+    (source,) = session.get_inputs()
+    dtype = np.dtype({"tensor(uint8)": "uint8", "tensor(float)": "float32"}.get(source.type, "V"))
+    _check_input(dtype)
+    shape = tuple(source.shape[1:])
+
+    def run(images: np.ndarray) -> np.ndarray:
+        return session.run(None, {source.name: images.astype(dtype, copy=False)})[0].astype(np.float32, copy=False)
+
+    return shape, run
+
+
+def saved_model(path: Path, threads: int) -> Started:
+    """Loads a SavedModel with TensorFlow, which uses as many threads as it likes."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+    signature = loaded.signatures["serving_default"]
+    (source,) = signature.structured_input_signature[1].values()
+    shape = tuple(source.shape[1:])
+    (name,) = signature.structured_input_signature[1]
+    _check_input(np.dtype(source.dtype.as_numpy_dtype))
+
+    def run(images: np.ndarray, _keep: object = loaded) -> np.ndarray:  # unloaded, its functions would fail
+        answer = signature(**{name: tf.constant(images, dtype=source.dtype)})
+        return next(iter(answer.values())).numpy().astype(np.float32, copy=False)
+
+    return shape, run
+
+
+def keras(path: Path, call: str) -> Started:
+    """Loads a `.keras` file in safe mode, to be asked by `predict` or by a direct call."""
+    import keras
+
+    model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    shape = tuple(model.input_shape[1:])
+
+    def predict(images: np.ndarray) -> np.ndarray:
+        return model.predict(images, batch_size=len(images), verbose=0).astype(np.float32, copy=False)
+
+    def direct(images: np.ndarray) -> np.ndarray:
+        return keras.ops.convert_to_numpy(model(images, training=False)).astype(np.float32, copy=False)
+
+    return shape, predict if call == "predict" else direct
+
+
+def _check_input(dtype: np.dtype) -> None:
+    if dtype not in (np.uint8, np.float32):
+        raise ValueError(f"it takes {np.dtype(dtype).name}, not pictures as uint8 or float32")
