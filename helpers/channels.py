@@ -146,8 +146,8 @@ def shrink(model: keras.Model, *, share: float, least: int = 1, multiple: int = 
         model: As for `groups`; it is not changed.
         share: Share of each group's channels to remove, in `[0, 1)`.
         least: Channels that each group keeps in any case.
-        multiple: What the number kept is rounded up to a multiple of, such as 8 for processors that
-            compute with so many at once.
+        multiple: The number kept is the nearest multiple of this, such as 16 for processors that
+            compute with so many at once; not in groups of less than twice as many channels.
 
     Returns:
         A functional model, not compiled.
@@ -167,7 +167,9 @@ def shrink(model: keras.Model, *, share: float, least: int = 1, multiple: int = 
     keep = {}
     for name, score in found.items():
         count = max(len(score) - round(share * len(score)), least)
-        count = min(math.ceil(count / multiple) * multiple, len(score))
+        if len(score) >= 2 * multiple:
+            count = max(math.floor(count / multiple + 0.5), math.ceil(least / multiple)) * multiple
+        count = min(count, len(score))
         keep[name] = np.zeros(len(score), bool)
         keep[name][np.argsort(score, kind="stable")[len(score) - count :]] = True
     return remove(model, keep)

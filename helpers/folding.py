@@ -55,6 +55,36 @@ def fold_batch_normalization(model: keras.Model) -> keras.Model:
     return copied
 
 
+def without_softmax(model: keras.Model) -> keras.Model:
+    """Returns a model that gives logits: the one received, or a copy if that ends in a softmax.
+
+    Distillation divides logits by a temperature, and integers hold them better than probabilities.
+
+    Args:
+        model: A functional or sequential model with one output.
+
+    Raises:
+        ValueError: If it ends in a softmax and is not one of those.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, activation="softmax")])
+    >>> without_softmax(model).layers[-1].activation.__name__
+    'linear'
+    """
+    last, softmax = model.layers[-1], keras.activations.softmax
+    if isinstance(last, keras.layers.Softmax):
+        return rebuild(model, without=[last.name])
+    if getattr(last, "activation", None) is not softmax:
+        return model
+
+    def copy(layer: keras.Layer) -> keras.Layer:
+        config = layer.get_config()
+        return type(layer).from_config({**config, "activation": "linear"} if layer is last else config)
+
+    return rebuild(model, copy)
+
+
 def rebuild(
     model: keras.Model, copy: Callable[[keras.Layer], keras.Layer] | None = None, *, without: Collection[str] = ()
 ) -> keras.Model:

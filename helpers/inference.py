@@ -4,6 +4,7 @@ Importing this module loads neither Keras nor TensorFlow, and a LiteRT or ONNX f
 """
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,7 @@ _BATCH = 50  # pictures of 28x28 at a time in LiteRT and ONNX Runtime: what they
 _LARGE_BATCH = 500
 _TIMEOUT = 900  # seconds for one measurement
 _SECONDS = 5.0  # the longest that one latency or throughput is measured
+_SHORT = 0.1  # seconds that a latency is measured at least, so that the processor is awake
 
 
 class Parity(NamedTuple):
@@ -205,14 +207,15 @@ def measure(
 ) -> Measurement:
     """Measures a model file in a process that has just started and does nothing else.
 
-    Latency is the time of `predict` for one picture, over `repeats` of them or 5 seconds' worth. Throughput is the
-    best of up to 5 runs over `throughput_pictures`: what other processes take away cannot make it better.
+    Latency is the time of `predict` for one picture, over `repeats` of them: over more where these take less than
+    0.1 seconds, over fewer where they would take more than 5. Throughput is the best of up to 5 runs over
+    `throughput_pictures`: what other processes take away cannot make it better.
 
     Args:
         path: As in `load`.
         images: uint8 of shape (n, height, width, channels), at least one; logits are given for all of them.
         repeats: Single pictures that are timed.
-        warm_up: Single pictures before that.
+        warm_up: Single pictures before that, for as long.
         threads: As in `load`; TensorFlow heeds it here, too.
         throughput_pictures: Pictures of one run; `images` are repeated if they are fewer.
         call: As in `load`.
@@ -317,12 +320,13 @@ def _measured(
     predictor = load(path, threads=threads, call=call, trusted=True)
     load_seconds = time.perf_counter() - start
     singles = np.array(images[:256])
-    _timed(predictor, [singles[i % len(singles)][None] for i in range(warm_up)])
-    milliseconds = 1e3 * _timed(predictor, [singles[i % len(singles)][None] for i in range(repeats)])
+    one_by_one = itertools.cycle(picture[None] for picture in singles)
+    _timed(predictor, one_by_one, warm_up, at_least=_SHORT)
+    milliseconds = 1e3 * _timed(predictor, one_by_one, repeats, at_least=_SHORT)
     many = np.array(images[np.arange(throughput_pictures) % len(images)])
     predictor.predict(many)
     energy = _energy()
-    seconds = _timed(predictor, [many] * 5)
+    seconds = _timed(predictor, itertools.repeat(many), 5)
     joules = _joules_since(energy)
     peak = _peak_mb()  # before all pictures are read: mapped pages count as memory
     result = {
@@ -337,16 +341,16 @@ def _measured(
     return result, predictor.predict(images)
 
 
-def _timed(predictor: Predictor, calls: list[np.ndarray]) -> np.ndarray:
-    """Returns the seconds of each call, of as many as fit into the longest time."""
-    seconds, end = [], time.perf_counter() + _SECONDS
+def _timed(predictor: Predictor, calls: Iterator[np.ndarray], count: int, *, at_least: float = 0.0) -> np.ndarray:
+    """Returns the seconds of each of `count` calls: of more, until they took `at_least` seconds; of fewer, if those
+    would take too long."""
+    seconds, begin = [], time.perf_counter()
     for pictures in calls:
         start = time.perf_counter()
-        predictor.predict(pictures)
-        stop = time.perf_counter()
-        seconds.append(stop - start)
-        if stop > end:
+        if start - begin > _SECONDS or (len(seconds) >= count and start - begin >= at_least):
             break
+        predictor.predict(pictures)
+        seconds.append(time.perf_counter() - start)
     return np.array(seconds)
 
 

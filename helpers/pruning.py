@@ -15,7 +15,7 @@ _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
 _SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 _CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
 _LAYERS = (keras.layers.Dense, *_CONVOLUTIONS, *_DEPTHWISE, *_SEPARABLE)
-_SCOPES = ("layer", "global")
+_SCOPES = ("layer", "global", "lamp")
 
 
 def magnitude_mask(weights: np.ndarray, sparsity: float) -> np.ndarray:
@@ -81,6 +81,36 @@ def n_m_mask(weights: np.ndarray, *, keep: int = 2, of: int = 4) -> np.ndarray:
     mask = np.ones(rows.shape, bool)
     mask[:whole] = (ranks >= of - keep).reshape(whole, rows.shape[1])
     return mask.reshape(weights.shape)
+
+
+def lamp_scores(weights: np.ndarray) -> np.ndarray:
+    """Returns how much each weight matters among those of its layer that are not pruned before it.
+
+    It is the square of a weight, divided by the sum of that and all larger squares. Magnitudes of two
+    layers cannot be compared, because normalization undoes any factor; these scores can.
+
+    Args:
+        weights: All of a layer's, of any shape.
+
+    Returns:
+        float64 shaped like `weights`, from 0 to 1, in the order of their magnitudes. Of equal
+        magnitudes the earlier get less.
+
+    Example:
+
+    >>> lamp_scores(np.array([1.0, -3.0, 2.0])).round(3)  # 1/14, 9/9, 4/13
+    array([0.071, 1.   , 0.308])
+
+    Reference:
+        Lee et al., 2021, equation 1, https://arxiv.org/abs/2010.07611
+    """
+    weights = np.asarray(weights, np.float64)
+    squares = np.square(weights).ravel()
+    order = np.argsort(squares, kind="stable")
+    sums = np.cumsum(squares[order][::-1])[::-1]
+    scores = np.empty_like(squares)
+    scores[order] = squares[order] / np.maximum(sums, np.finfo(np.float64).tiny)
+    return scores.reshape(weights.shape)
 
 
 def polynomial_sparsity(step: int, *, steps: int, final: float, initial: float = 0.0, power: float = 3.0) -> float:
@@ -166,6 +196,11 @@ def global_masks(model: keras.Model, sparsity: float, *, leave: Iterable[str] = 
             or a name in `leave` is unknown.
     """
     return _masks(_magnitudes(model, leave), sparsity, "global")
+
+
+def lamp_masks(model: keras.Model, sparsity: float, *, leave: Iterable[str] = ()) -> dict[str, np.ndarray]:
+    """Returns masks with one threshold for the `lamp_scores` of all kernels; otherwise as `global_masks`."""
+    return _masks(_magnitudes(model, leave), sparsity, "lamp")
 
 
 def n_m_masks(model: keras.Model, *, keep: int = 2, of: int = 4, leave: Iterable[str] = ()) -> dict[str, np.ndarray]:
@@ -266,7 +301,8 @@ class Masks(keras.callbacks.Callback):
         every: With `final`: batches between two looks; with several steps an execution, the next
             one that Python sees.
         initial: With `final`: the sparsity at the start.
-        scope: With `final`: `"layer"` as in `layer_masks` or `"global"` as in `global_masks`.
+        scope: With `final`: `"layer"` as in `layer_masks`, `"global"` as in `global_masks`, or `"lamp"`
+            as in `lamp_masks`, the best at high sparsity.
         leave: With `final`: names of layers that stay dense.
 
     Attributes:
@@ -447,6 +483,8 @@ def _masks(magnitudes: dict[str, np.ndarray], sparsity: float, scope: str) -> di
     """Returns masks without the smallest magnitudes; the largest of each kernel stays."""
     _check_sparsity(sparsity)
     flat = {name: part.ravel().copy() for name, part in magnitudes.items()}
+    if scope == "lamp":  # what is masked already has a magnitude of -1
+        flat = {name: np.where(part < 0, -1, lamp_scores(np.maximum(part, 0))) for name, part in flat.items()}
     for part in flat.values():
         part[part.argmax()] = np.inf
     if scope == "layer":

@@ -192,9 +192,12 @@ def test_shrinking_keeps_the_highest_scores():
         ({"least": 5}, 5),
         ({"multiple": 4}, 4),
         ({"least": 5, "multiple": 4}, 8),
-        ({"multiple": 16}, 10),
+        ({"multiple": 5}, 5),
+        ({"multiple": 6}, 3),  # 10 are less than twice 6
     ]:
         assert channels.shrink(model, share=0.7, **options).get_layer("hidden").units == count
+    assert channels.shrink(model, share=0.5, multiple=4).get_layer("hidden").units == 4
+    assert channels.shrink(model, share=0.4, multiple=4).get_layer("hidden").units == 8
     assert channels.shrink(model, share=0.99).get_layer("hidden").units == 1
     assert channels.shrink(model, share=0.0).count_params() == model.count_params()
 
@@ -277,13 +280,19 @@ def test_the_smaller_model_is_the_larger_without_the_effect_of_those_channels(bu
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(1, 9), st.integers(1, 9))
 @settings(max_examples=10)
-def test_shrinking_leaves_at_least_the_share_and_the_least(share, least, multiple):
+def test_shrinking_leaves_about_the_share_and_at_least_the_least(share, least, multiple):
     model = built(_mobile)
     smaller = channels.shrink(model, share=share, least=least, multiple=multiple)
     for before, after in zip(channels.groups(model), channels.groups(smaller), strict=True):
         assert after.name == before.name
-        assert after.channels >= min(max((1 - share) * before.channels - 0.5, least), before.channels)
-        assert after.channels % multiple == 0 or after.channels == before.channels
+        wanted = min(max((1 - share) * before.channels, least), before.channels)
+        assert after.channels >= min(least, before.channels)
+        if before.channels < 2 * multiple:
+            assert abs(after.channels - wanted) <= max(0.5, 1 - wanted)
+        else:
+            assert after.channels % multiple == 0 or after.channels == before.channels
+            assert after.channels - wanted < multiple
+            assert wanted - after.channels <= multiple / 2 + 0.5
 
 
 def test_half_the_channels_are_about_a_quarter_of_the_weights():

@@ -44,13 +44,14 @@ def nbval(path: Path, outputs: Path) -> None:
 
 
 def files(folder: Path, *, artifacts_only: bool = True) -> dict[str, str]:
-    """Returns a digest of each artifact by its path; not of what holds times."""
+    """Returns a digest of each artifact by its path; not of what holds times, nor of SavedModels, which TensorFlow
+    writes in another order in every process."""
     left_out = {".ipynb", ".html"} if artifacts_only else set()
     names = {"run.json", "claims.json"} if artifacts_only else set()
     return {
         path.relative_to(folder).as_posix(): digest(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix not in left_out and path.name not in names
+        if path.is_file() and path.suffix not in left_out and path.name not in names and "SavedModel" not in str(path)
     }
 
 
@@ -60,7 +61,7 @@ def digest(path: Path) -> str:
         return pd.read_csv(path).drop(columns="seconds").to_csv()
     if path.name == "models.csv":
         steady = ["name", "technique", "file", "runtime", "bytes", "compressed_bytes", "accuracy"]
-        return pd.read_csv(path)[steady].to_csv()
+        return pd.read_csv(path).query("runtime != 'SavedModel'")[steady].to_csv()
     if path.parent.name == "runs":
         history, arrays = comparison._read(path)
         return history.drop(columns="seconds").to_csv() + str({name: array.tobytes() for name, array in arrays.items()})

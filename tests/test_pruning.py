@@ -193,6 +193,25 @@ def test_global_masks_are_exact_in_total_and_cut_no_layer(sparsity):
     assert all(mask.any() for mask in masks.values())
 
 
+@given(hnp.arrays(np.float32, st.integers(1, 30), elements=st.floats(-100, 100, width=32)))
+def test_lamp_scores_are_their_formula(weights):
+    squares = np.square(weights.astype(np.float64))
+    place = [(square, i) for i, square in enumerate(squares)]
+    expected = [square and square / sum(other for other, j in place if (other, j) >= (square, i))
+                for square, i in place]  # fmt: skip
+    np.testing.assert_allclose(pruning.lamp_scores(weights), expected, rtol=1e-9)
+
+
+def test_lamp_scores_know_no_factor_of_a_layer_where_magnitudes_do():
+    model = _watched()
+    for masks, moves in ((pruning.global_masks, True), (pruning.lamp_masks, False)):
+        before = masks(model, 0.5)["watched"]
+        kernel = pruning.kernels(model)["watched"]
+        kernel.assign(1024 * kernel)
+        assert np.array_equal(masks(model, 0.5)["watched"], before) != moves
+        kernel.assign(kernel / 1024)
+
+
 _made = {}
 
 
@@ -238,7 +257,7 @@ def test_masked_weights_are_zero_after_every_step_inside_xla(precision):
     assert model.get_layer("watched").zeros == [0] * 10 + [70] * 10 + [80] * 20
 
 
-@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize("scope", ["layer", "global", "lamp"])
 def test_sparsity_grows_along_the_schedule(scope):
     model = _watched(steps_per_execution=8)
     growing = pruning.Masks(final=0.8, steps=30, every=10, scope=scope, leave=["logits"])
@@ -251,9 +270,10 @@ def test_sparsity_grows_along_the_schedule(scope):
     np.testing.assert_array_equal(_kernel(model) == 0, ~growing.masks["watched"])
 
 
-def test_a_global_schedule_shares_one_threshold_and_never_gives_a_weight_back():
+@pytest.mark.parametrize("scope", ["global", "lamp"])
+def test_a_schedule_over_all_layers_is_exact_in_total_and_never_gives_a_weight_back(scope):
     model = _watched()
-    growing, seen = pruning.Masks(final=0.8, steps=20, every=5, scope="global"), []
+    growing, seen = pruning.Masks(final=0.8, steps=20, every=5, scope=scope), []
     note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(growing.masks))
     _fit(model, growing, note)
     total = pruning.zeros(model)
@@ -407,7 +427,7 @@ def test_other_arguments_out_of_range_are_named():
     for arguments in ({}, {"masks": {}, "final": 0.5, "steps": 1}, {"final": 0.5}, {"masks": {}, "steps": 3}):
         with pytest.raises(ValueError, match="either masks, or a final sparsity with the steps"):
             pruning.Masks(**arguments)
-    with pytest.raises(ValueError, match="every is at least 1 and scope one of layer, global; received 0 and 'all'"):
+    with pytest.raises(ValueError, match="at least 1 and scope one of layer, global, lamp; received 0 and 'all'"):
         pruning.Masks(final=0.5, steps=3, every=0, scope="all")
     with pytest.raises(ValueError, match="initial to a final that is not below it.*received 0.9, 0.5, 3 and 3.0"):
         pruning.Masks(final=0.5, steps=3, initial=0.9)
