@@ -354,6 +354,8 @@ def frontier(
 ) -> Axes:
     """Draws what each variant costs and what it is worth, and joins those that no other beats in both.
 
+    Where names would cover each other, some of those that are not on the frontier are left out.
+
     Args:
         rows: One row a variant, named by the index.
         x: Column with the cost, above 0, less is better: bytes, milliseconds.
@@ -370,14 +372,27 @@ def frontier(
     ax.scatter(rows[x], rows[y], c=np.where(inside, COLOURS[0], BASELINE), s=28, zorder=2)
     if chosen is not None:
         ax.plot(rows.loc[chosen, x], rows.loc[chosen, y], "o", ms=13, mfc="none", mec=COLOURS[5], mew=2, zorder=3)
-    for index, (name, row) in enumerate(rows.sort_values(x).iterrows()):
-        above = index % 2 == 0  # neighbours would write over each other
-        ax.annotate(_text(name), (row[x], row[y]), xytext=(0, 7 if above else -14), textcoords="offset points",
-                    fontsize="x-small", ha="center")  # fmt: skip
     ax.set(xscale="log", xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
     ax.margins(x=0.12, y=0.15)
+    first = [chosen] * (chosen is not None) + best.index.tolist()
+    _label(ax, rows.loc[list(dict.fromkeys(first + rows.index.tolist())), [x, y]])
     return ax
+
+
+def _label(ax: Axes, points: "pandas.DataFrame") -> None:  # noqa: F821
+    """Writes their names beside points, the first ones first; a name that would cover another is left out."""
+    ax.get_xlim(), ax.get_ylim()  # now, and not when it is drawn
+    placed = []
+    for name, x, y in points.itertuples():
+        for right, up, side in ((0, 8, "center"), (0, -14, "center"), (8, -3, "left"), (-8, -3, "right")):
+            text = ax.annotate(_text(name), (x, y), xytext=(right, up), textcoords="offset points",
+                               fontsize="x-small", ha=side)  # fmt: skip
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in placed):
+                placed.append(box)
+                break
+            text.remove()
 
 
 def class_balance(counts: dict[str, np.ndarray], classes: Sequence[str], *, ax: Axes | None = None) -> Axes:

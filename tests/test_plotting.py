@@ -212,6 +212,17 @@ def test_frontier_joins_what_no_other_beats_in_both():
     assert sorted(text.get_text() for text in ax.texts) == ["bad", "big", "half", "tiny"]
 
 
+def test_names_on_the_frontier_come_first_and_none_covers_another():
+    crowd = pd.DataFrame({"kilobytes": np.full(30, 20.0), "accuracy": np.linspace(0.9, 0.9001, 30)})
+    crowd.index = [f"a long name {number}" for number in range(30)]
+    ax = plotting.frontier(pd.concat([crowd, models()]), x="kilobytes", y="accuracy")
+    named = [text.get_text() for text in ax.texts]
+    assert {"big", "half", "tiny", "a long name 29"} <= set(named)
+    assert len(named) < 20
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+
+
 def test_frontier_greys_what_is_outside_the_budget_and_rings_the_chosen():
     ax = plotting.frontier(models(), x="kilobytes", y="accuracy", fits=["tiny"], chosen="tiny")
     grey = matplotlib.colors.to_rgba(plotting.BASELINE)
