@@ -340,9 +340,10 @@ def _exchange(model: keras.Model, kinds: dict[type, type], change: Callable[[dic
     copied = folding.rebuild(model, copy)
     for layer in chosen:
         new = copied.get_layer(layer.name)
-        new.kernel.assign(layer.kernel)
+        # By way of NumPy: on JAX two variables would share an array, and training one would delete it.
+        new.kernel.assign(ops.convert_to_numpy(layer.kernel))
         if layer.bias is not None:
-            new.bias.assign(layer.bias)
+            new.bias.assign(ops.convert_to_numpy(layer.bias))
     return copied
 
 
