@@ -58,6 +58,7 @@ def test_logits_stay_float32_in_mixed_precision():
     assert any(layer.compute_dtype == "bfloat16" for layer in model.layers)
 
 
+@pytest.mark.slow
 def test_better_cnn_learns_what_softmax_regression_cannot():
     # Class 1 has its two bright pixels side by side, class 0 apart, anywhere (round the edge): no single pixel tells.
     random = np.random.default_rng(0)
