@@ -16,7 +16,7 @@ help:  ## List the commands.
 
 $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 was found. Install one, or name it: make setup PYTHON=/path/to/python3.11"; exit 2; }
-	@echo "Preparing $(VENV) with $$($(PYTHON) --version): 160 packages, a few minutes the first time."
+	@echo "Preparing $(VENV) with $$($(PYTHON) --version): some 220 packages, a few minutes the first time."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .

@@ -1,4 +1,4 @@
-"""The command line: `python -m helpers run | doctor | report | refresh | kernel install`."""
+"""The command line: `python -m helpers run | predict | serve | registry | report | doctor | refresh | kernel`."""
 
 import argparse
 import os
@@ -13,6 +13,9 @@ examples:
   python -m helpers run 03 -p EPOCHS 2                      one notebook with another value
   python -m helpers run --source ~/pictures --output /tmp/mine
   python -m helpers doctor                                  is everything in place?
+  python -m helpers registry promote classifier 1           make a registered model the live one
+  python -m helpers predict --model outputs/registry/classifier ~/pictures --output answers.parquet
+  python -m helpers serve                                   answer over HTTP and gRPC on this machine
 """
 
 
@@ -42,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     # The libraries behind each command are imported when it runs: `--help` is quick.
     parser = argparse.ArgumentParser(
         prog="python -m helpers",
-        description="Runs, checks and renders the workbook's notebooks.",
+        description="Runs, checks and renders the workbook's notebooks; serves their models and predicts with them.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -81,6 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folder", nargs="?", metavar="DIR", help="where a run wrote to (default: outputs)")
     report.set_defaults(command=_report)
 
+    _add_predict(commands)
+    _add_serve(commands)
+    _add_registry(commands)
+
     doctor = commands.add_parser("doctor", help="show versions, devices, kernel, disk and data, and what is amiss")
     doctor.set_defaults(command=_doctor)
 
@@ -92,6 +99,61 @@ def _parser() -> argparse.ArgumentParser:
     place.add_argument("--user", action="store_true", help="install for your user, seen from every environment")
     install.set_defaults(command=_kernel_install)
     return parser
+
+
+def _add_predict(commands: argparse._SubParsersAction) -> None:
+    predict = commands.add_parser(
+        "predict",
+        help="answer for folders, archives, databases or single pictures, into a Parquet file",
+        description="Answers for every picture and writes a table. Killed, the same command goes on where it was; "
+        "pictures that cannot be read get a row that says why.",
+    )
+    predict.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="pictures: what --source of `run` takes, or one file"
+    )
+    predict.add_argument(
+        "--model", required=True, metavar="M", help="model file, or folder of a registered model or of its version"
+    )
+    predict.add_argument("--output", required=True, metavar="FILE", help="table to write: FILE.parquet")
+    predict.add_argument("--query", default="", metavar="SQL", help="for a database: SELECT bytes … ORDER BY …")
+    predict.add_argument("--shard", type=int, default=10_000, metavar="N", help="pictures that are kept at a time")
+    predict.set_defaults(command=_predict)
+
+
+def _add_registry(commands: argparse._SubParsersAction) -> None:
+    registry = commands.add_parser("registry", help="list the registered models, make a version live, or go back")
+    actions = registry.add_subparsers(metavar="action", required=True)
+    show = actions.add_parser("list", help="show all versions, the live ones marked")
+    show.add_argument("name", nargs="?", help="of the model (default: all)")
+    promote = actions.add_parser("promote", help="make a version the live one, if it passes its trial")
+    promote.add_argument("name", help="of the model")
+    promote.add_argument("version", type=int, help="its number")
+    rollback = actions.add_parser("rollback", help="go back to the version that was live before")
+    rollback.add_argument("name", help="of the model")
+    for action, command in ((show, _registry_list), (promote, _registry_promote), (rollback, _registry_rollback)):
+        action.add_argument("--registry", metavar="DIR", help="folder of the registry (default: outputs/registry)")
+        action.set_defaults(command=command)
+
+
+def _add_serve(commands: argparse._SubParsersAction) -> None:
+    serve = commands.add_parser(
+        "serve",
+        help="answer predictions over HTTP and gRPC with the promoted versions of a registry",
+        description="Answers predictions over HTTP (TensorFlow Serving's protocol and V2) and gRPC with the promoted "
+        "versions of a registry, and takes over what is promoted later. For other addresses than this machine's own, "
+        "put a key into WORKBOOK_API_KEY or a file.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    serve.add_argument("--registry", metavar="DIR", help="folder of the registry (default: outputs/registry)")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    serve.add_argument("--port", type=int, default=8080, help="of HTTP; 0 for a free one")
+    serve.add_argument("--grpc-port", type=int, default=8081, metavar="PORT", help="of gRPC; 0 for a free one")
+    serve.add_argument("--workers", type=int, default=1, metavar="N", help="processes that answer")
+    serve.add_argument("--threads", type=int, default=1, metavar="N", help="of one call of a model")
+    serve.add_argument("--largest-batch", type=int, default=64, metavar="N", help="pictures in one call of a model")
+    serve.add_argument("--api-key-file", metavar="FILE", help="file whose first line is the key that clients show")
+    serve.add_argument("--follow", action="store_true", help=argparse.SUPPRESS)  # ends with its standard input
+    serve.set_defaults(command=_serve)
 
 
 def _add_numbers(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +188,77 @@ def _report(parsed: argparse.Namespace) -> int:
     from helpers import report
 
     print(report.render_all())
+    return 0
+
+
+def _predict(parsed: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from helpers import batch
+
+    live = sys.stderr.isatty()
+    with tqdm(unit=" pictures", disable=not live, file=sys.stderr) as bar:
+        done = batch.predict(
+            parsed.inputs, parsed.model, parsed.output, query=parsed.query, shard=parsed.shard, progress=bar.update
+        )
+    print(
+        f"{done.pictures} pictures answered, {done.unreadable} could not be read"
+        + (f", {done.resumed} rows were there already" if done.resumed else "")
+        + (f"; {done.accuracy:.1%} as labelled" if done.accuracy is not None else "")
+        + f": {done.path}"
+    )
+    return 0
+
+
+def _registry_list(parsed: argparse.Namespace) -> int:
+    from helpers import registry
+
+    table = registry.listing(parsed.name, root=parsed.registry)
+    if table.empty:
+        raise ValueError(
+            f"The registry has no version of {parsed.name or 'any model'}: run notebook 05, or name another."
+        )
+    for row in table.itertuples():
+        mark = "live" if row.live else ""
+        accuracy = "" if row.test_accuracy != row.test_accuracy else f"{row.test_accuracy:.4f}"
+        print(f"{row.name:20} {row.version:4} {mark:4} {row.bytes:12,} bytes  {accuracy:6}  {row.file}")
+    return 0
+
+
+def _registry_promote(parsed: argparse.Namespace) -> int:
+    from helpers import registry
+
+    found = registry.promote(parsed.name, parsed.version, root=parsed.registry)
+    print(f"Version {found.number} of {found.name} is live.")
+    return 0
+
+
+def _registry_rollback(parsed: argparse.Namespace) -> int:
+    from helpers import registry
+
+    found = registry.rollback(parsed.name, root=parsed.registry)
+    print(f"Version {found.number} of {found.name} is live again.")
+    return 0
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    from helpers import artifacts, serving
+
+    key = os.environ.get("WORKBOOK_API_KEY")
+    if parsed.api_key_file is not None:
+        key = Path(parsed.api_key_file).expanduser().read_text(encoding="utf-8").partition("\n")[0].strip()
+    serving.supervise(
+        parsed.registry or artifacts.outputs() / "registry",
+        host=parsed.host,
+        port=parsed.port,
+        grpc_port=parsed.grpc_port,
+        workers=parsed.workers,
+        key=key or None,
+        largest=parsed.largest_batch,
+        threads=parsed.threads,
+        follow=parsed.follow,
+        say=lambda line: print(line, flush=True),
+    )
     return 0
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, special, stats
 
 
 class Interval(NamedTuple):
@@ -153,6 +153,33 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, *,
     curve = reliability_curve(labels, probabilities, bins=bins)
     gaps = np.nan_to_num(np.abs(curve.confidence - curve.accuracy))
     return float(np.sum(gaps * curve.count) / curve.count.sum())
+
+
+def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
+    """Finds what to divide logits by so that the true classes become as likely as possible; answers stay the same.
+
+    Args:
+        labels: True classes, shape (n,).
+        logits: Shape (n, classes), of pictures that the model was not trained on.
+
+    Returns:
+        A number from 0.05 to 20; above 1 where the model is too sure of itself.
+
+    Example:
+
+    >>> round(fit_temperature(np.array([0, 0, 0, 1]), np.array([[4.0, 0.0]] * 4)), 2)  # 3 of 4 right: log(3) apart
+    3.64
+
+    Reference:
+        Guo et al., 2017, https://arxiv.org/abs/1706.04599
+    """
+    labels, logits = np.asarray(labels), np.asarray(logits, float)
+    rows = np.arange(len(labels))
+
+    def loss(log_temperature: float) -> float:
+        return -special.log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean()
+
+    return float(np.exp(optimize.minimize_scalar(loss, bounds=(-3, 3), options={"xatol": 1e-6}).x))
 
 
 def mean_interval(values: np.ndarray, *, confidence: float = 0.95) -> Interval:

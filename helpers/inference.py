@@ -106,6 +106,7 @@ def load(path: str | Path, *, threads: int | None = None, call: str = "predict",
             run code is refused. A SavedModel is a program: load only those that you trust.
         threads: For LiteRT and ONNX Runtime; as many as this process may use cores if not given.
         call: How a `.keras` model is asked: `"predict"` for `model.predict`, `"direct"` for `model(pictures)`.
+            `"openvino"` runs an `.onnx` file in OpenVINO, where that is installed.
         trusted: Whether to leave that trial out: the file is known to be whole, by its checksum for instance.
 
     Raises:
@@ -116,19 +117,23 @@ def load(path: str | Path, *, threads: int | None = None, call: str = "predict",
     if not path.exists():
         raise FileNotFoundError(f"There is no model {path}: export one with helpers.export, or mend the name.")
     runtime = _runtime(path)
-    if call not in ("predict", "direct"):
-        raise ValueError(f'call is "predict" or "direct"; received {call!r}.')
+    if call not in ("predict", "direct", "openvino"):
+        raise ValueError(f'call is "predict", "direct" or "openvino"; received {call!r}.')
+    if call == "openvino":
+        if path.suffix != ".onnx":
+            raise ValueError(f"OpenVINO is asked with an .onnx file; received {path.name}.")
+        runtime = "OpenVINO"
     if threads is not None and threads < 1:
         raise ValueError(f"threads is at least 1; received {threads}.")
     threads = threads or _cores()
     start = {
-        "LiteRT": runtimes.litert, "ONNX Runtime": runtimes.onnx,
+        "LiteRT": runtimes.litert, "ONNX Runtime": runtimes.onnx, "OpenVINO": runtimes.openvino,
         "SavedModel": runtimes.saved_model, "Keras": runtimes.keras,
     }[runtime]  # fmt: skip
     if runtime == "Keras":
         modelfiles.check_keras(path)
     content = modelfiles.read_tflite(path) if runtime == "LiteRT" else path
-    if runtime in ("LiteRT", "ONNX Runtime") and not trusted:
+    if runtime in ("LiteRT", "ONNX Runtime", "OpenVINO") and not trusted:
         _try_elsewhere(path)
     try:
         shape, run = start(content, call if runtime == "Keras" else threads)

@@ -13,7 +13,7 @@ from cycler import cycler
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 # Okabe and Ito's colours, which people with any common colour blindness tell apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -395,6 +395,63 @@ def _label(ax: Axes, points: "pandas.DataFrame") -> None:  # noqa: F821
             text.remove()
 
 
+def latencies(
+    table: "pandas.DataFrame",  # noqa: F821
+    *,
+    by: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws how long answers take over the number of clients: the median solid, the 99th percentile dashed.
+
+    Args:
+        table: One row a server and number of clients: `clients`, `p50_ms`, `p99_ms`.
+        by: Column that names the server.
+        ax: Where to draw; a new figure if not given.
+    """
+    ax = _axes(ax)
+    for index, (server, rows) in enumerate(table.groupby(by, sort=False)):
+        colour = COLOURS[index % len(COLOURS)]
+        ax.plot(rows["clients"], rows["p50_ms"], "o-", color=colour, ms=4, label=f"{_text(server)}: median")
+        ax.plot(rows["clients"], rows["p99_ms"], "o--", color=colour, ms=4, mfc="white", label="99th percentile")
+    clients = sorted(set(table["clients"]))
+    ax.set(xlabel="clients at a time", ylabel="ms until the answer", xscale="log", yscale="log")
+    ax.set_xticks(clients, [str(count) for count in clients])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    _legend(ax)
+    return ax
+
+
+def timeline(
+    requests: "pandas.DataFrame",  # noqa: F821
+    *,
+    by: str,
+    events: dict[str, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draws every request of a load test as a dot: when it was sent, and how long its answer took.
+
+    Args:
+        requests: As `loadtest.run` gives them: `start` in seconds, `ms`.
+        by: Column that decides the colour, such as the version that answered.
+        events: What happened, and at which second: a line each.
+        ax: Where to draw; a new figure if not given.
+    """
+    ax = _axes(ax)
+    for index, (name, rows) in enumerate(requests.groupby(by)):
+        ax.plot(
+            rows["start"], rows["ms"], ".", color=COLOURS[index % len(COLOURS)], ms=2.5, alpha=0.6, label=_text(name)
+        )
+    for name, second in (events or {}).items():
+        ax.axvline(second, color=BASELINE, lw=1.2)
+        ax.annotate(f" {name}", (second, 0.97), xycoords=("data", "axes fraction"), va="top", fontsize="small")
+    ax.set(xlabel="seconds", ylabel="ms until the answer", yscale="log")
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    legend = ax.legend(title=by.replace("_", " "), markerscale=4, loc="center right")
+    legend.set_zorder(5)
+    return ax
+
+
 def class_balance(counts: dict[str, np.ndarray], classes: Sequence[str], *, ax: Axes | None = None) -> Axes:
     """Draws how many pictures of each class each split holds, as `DataSet.counts` returns them."""
     ax = _axes(ax, height=max(1.6, 0.9 + 0.25 * len(classes)))
@@ -461,9 +518,7 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], *, ax: Axes | N
     if len(classes) <= 20:
         for row, column in np.argwhere(matrix):
             colour = "white" if share[row, column] > 0.5 else "black"
-            ax.text(
-                column, row, f"{matrix[row, column]}", ha="center", va="center", color=colour, fontsize="x-small"
-            )
+            ax.text(column, row, f"{matrix[row, column]}", ha="center", va="center", color=colour, fontsize="x-small")
     ticks = np.arange(len(classes))
     ax.set_xticks(ticks, [_text(name) for name in classes], rotation=90)
     ax.set_yticks(ticks, [_text(name) for name in classes])

@@ -1,15 +1,27 @@
-"""Versions of models in `outputs/registry/<name>/<number>/`: each whole, numbered once, never changed."""
+"""Versions of models in `outputs/registry/<name>/<number>/`: each whole, numbered once, never changed.
 
+Which one is live stands in `outputs/registry/<name>/promoted`, which is replaced in one step. Every function takes
+another registry's folder as `root`.
+"""
+
+import contextlib
 import errno
 import json
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from helpers import artifacts
+
+EXAMPLES = "examples.npz"  # pictures, and the logits of the model that a version was made from
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_MODELS = (".tflite", ".tflite.xz", ".onnx", ".keras")
 
 
 class Version(NamedTuple):
@@ -21,7 +33,15 @@ class Version(NamedTuple):
 
 
 def register(
-    name: str, files: dict[str, str | Path] | str | Path, *, facts: dict, made_by: str, parameters: dict
+    name: str,
+    files: dict[str, str | Path] | str | Path,
+    *,
+    facts: dict,
+    made_by: str,
+    parameters: dict,
+    examples: tuple[np.ndarray, np.ndarray] | None = None,
+    agreement: float = 1.0,
+    root: str | Path | None = None,
 ) -> Version:
     """Copies a model's files into the registry under the next free number, with a manifest.
 
@@ -34,13 +54,19 @@ def register(
         facts: What is known about the model, as JSON values: its accuracy, its classes.
         made_by: Stem of the notebook, or name of the command.
         parameters: The values used.
+        examples: Raw pictures, uint8 (n, height, width, channels), and the logits (n, classes) that the model gave
+            for them from which this one was made. Without them a version cannot be promoted.
+        agreement: On how large a share of the examples this version has to give the same class: 1 for a file in
+            float32, less for one that was rounded or is a student.
+        root: Folder of the registry; `outputs/registry` if not given.
 
     Raises:
-        ValueError: If a name cannot be used.
+        ValueError: If a name cannot be used, or the examples are none.
         FileNotFoundError: If a file is not there.
     """
     sources = _sources(files)
-    base = _base(name)
+    base = _base(name, root)
+    kept = {} if examples is None else {"examples": _checked(*examples, agreement)}
     base.mkdir(parents=True, exist_ok=True)
     artifacts.remove_partial(base)
     partial = Path(tempfile.mkdtemp(prefix=f"{artifacts.PARTIAL}{os.getpid()}-", dir=base))
@@ -50,13 +76,26 @@ def register(
             (partial / target).parent.mkdir(parents=True, exist_ok=True)
             with artifacts.writing(partial / target) as file:
                 shutil.copyfile(source, file)
-        artifacts.write_manifest(partial, made_by=made_by, parameters=parameters, name=name, facts=facts)
+        if examples is not None:
+            with artifacts.writing(partial / EXAMPLES) as file:
+                np.savez_compressed(file, images=examples[0], logits=np.asarray(examples[1], np.float32))
+        artifacts.write_manifest(partial, made_by=made_by, parameters=parameters, name=name, facts=facts, **kept)
         return _settle(name, partial)
     finally:
         artifacts.remove(partial)
 
 
-def versions(name: str) -> list[int]:
+def names(*, root: str | Path | None = None) -> list[str]:
+    """Returns the names of all models that have a version."""
+    base = _root(root)
+    if not base.is_dir():
+        return []
+    return sorted(
+        entry.name for entry in base.iterdir() if _NAME.fullmatch(entry.name) and versions(entry.name, root=root)
+    )
+
+
+def versions(name: str, *, root: str | Path | None = None) -> list[int]:
     """Returns the numbers of a model's versions, oldest first; none for a name that was never registered.
 
     Example:
@@ -64,32 +103,136 @@ def versions(name: str) -> list[int]:
     >>> versions("never-registered")
     []
     """
-    base = _base(name)
+    base = _base(name, root)
     if not base.is_dir():
         return []
     return sorted(int(entry.name) for entry in base.iterdir() if re.fullmatch(r"[1-9]\d*", entry.name))
 
 
-def folder(name: str, version: int | None = None) -> Path:
+def folder(name: str, version: int | None = None, *, root: str | Path | None = None) -> Path:
     """Returns the folder of a version, all of whose files are as they were registered.
 
     Args:
         name: The model's name.
         version: Its number; the newest if not given.
+        root: Folder of the registry.
 
     Raises:
         FileNotFoundError: If there is no such version.
         ValueError: If a file is missing, changed, or was added.
     """
-    there = versions(name)
+    there = versions(name, root=root)
     number = version if version is not None else max(there, default=None)
     if number not in there:
         known = f"versions {', '.join(map(str, there))}" if there else "none"
         wanted = f"no version {version} of" if version is not None else "no version of"
         raise FileNotFoundError(f"The registry has {wanted} the model {name}; there is {known}.")
-    path = _base(name) / str(number)
-    _verify(path)
+    path = _base(name, root) / str(number)
+    verify(path)
     return path
+
+
+def model_file(path: Path) -> Path:
+    """Returns the model in a version's folder: a file, or the folder of a SavedModel.
+
+    Raises:
+        ValueError: If there is none, or more than one.
+    """
+    files = manifest(path)["files"]
+    there = [path / file for file in files if "/" not in file and file.endswith(_MODELS)]
+    there += [path / file.split("/")[0] for file in files if re.fullmatch(r"[^/]+/saved_model\.pb", file)]
+    if len(there) != 1:
+        named = ", ".join(file.name for file in there) or "none"
+        raise ValueError(f"A version that can answer holds one model; {path} holds {named}.")
+    return there[0]
+
+
+# ── the live version ────────────────────────────────────────────────────────────────────────────
+
+
+def promoted(name: str, *, root: str | Path | None = None) -> int | None:
+    """Returns the number of the live version; None if no version was ever promoted. Reads one small file."""
+    return _promotions(_base(name, root))["version"]
+
+
+def promote(name: str, version: int, *, root: str | Path | None = None) -> Version:
+    """Makes a version the live one, if it passes its trial.
+
+    The trial is `trial.check`: in a process of its own, the model loads, takes and gives what its manifest says, and
+    answers the examples like the model that it was made from. Killed at any moment, the state is that before or after.
+
+    Raises:
+        FileNotFoundError: If there is no such version.
+        ValueError: If its files were changed, or it fails its trial; what is live stays so.
+    """
+    from helpers import trial
+
+    path = folder(name, version, root=root)
+    trial.check(path)
+    with _alone(path.parent):
+        found = _promotions(path.parent)
+        if found["version"] != version:
+            before = [*found["before"], found["version"]] if found["version"] is not None else []
+            artifacts.write_json(path.parent / "promoted", {"version": version, "before": before})
+    return Version(name, version, path)
+
+
+def rollback(name: str, *, root: str | Path | None = None) -> Version:
+    """Makes the version live again that was so before the present one.
+
+    It passed its trial when it was promoted; here its files are compared with their checksums once more.
+
+    Raises:
+        ValueError: If none was promoted before, or its files were changed.
+    """
+    base = _base(name, root)
+    if not base.is_dir():
+        raise ValueError(f"There is no model {name} in the registry.")
+    with _alone(base):
+        found = _promotions(base)
+        if not found["before"]:
+            live = "no version is live" if found["version"] is None else f"version {found['version']} is the first"
+            raise ValueError(f"The model {name} cannot go back: {live}.")
+        *before, version = found["before"]
+        path = folder(name, version, root=root)
+        artifacts.write_json(base / "promoted", {"version": version, "before": before})
+    return Version(name, version, path)
+
+
+def listing(name: str | None = None, *, root: str | Path | None = None) -> "pandas.DataFrame":  # noqa: F821
+    """Returns a row for each version of one model, or of all: what it is, and whether it is live.
+
+    Columns: `name`, `version`, `live`, `file`, `bytes` (of all its files), `test_accuracy` (NaN where it is not
+    known), `made_by`.
+    """
+    import pandas as pd
+
+    rows = []
+    for one in names(root=root) if name is None else [name]:
+        live = promoted(one, root=root)
+        for number in versions(one, root=root):
+            path = _base(one, root) / str(number)
+            known = manifest(path)
+            size = sum(entry["bytes"] for entry in known["files"].values())
+            accuracy = known.get("facts", {}).get("test_accuracy", float("nan"))
+            rows.append((one, number, number == live, _named(path), size, accuracy, known["made_by"]))
+    return pd.DataFrame(rows, columns=["name", "version", "live", "file", "bytes", "test_accuracy", "made_by"])
+
+
+# ── what versions are made of ───────────────────────────────────────────────────────────────────
+
+
+def verify(path: Path) -> None:
+    """Raises ValueError unless a version's folder holds the files that were registered, all of them and no other."""
+    expected = manifest(path)["files"]
+    found = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()} - {"manifest.json"}
+    wrong = sorted(found ^ set(expected)) or [
+        name for name, entry in expected.items() if artifacts.sha256(path / name) != entry["sha256"]
+    ]
+    if wrong:
+        raise ValueError(
+            f"{path / wrong[0]} is not as it was registered: register the model again under a new version."
+        )
 
 
 def manifest(path: Path) -> dict:
@@ -104,11 +247,11 @@ def _settle(name: str, partial: Path) -> Version:
     """Moves a complete version under its number; who comes second to a number tries the next one."""
     content = (partial / "manifest.json").read_bytes()
     while True:
-        there = versions(name)
+        there = versions(name, root=partial.parent.parent)
         for number in reversed(there):
             path = partial.parent / str(number)
             if (path / "manifest.json").read_bytes() == content:
-                _verify(path)
+                verify(path)
                 return Version(name, number, path)
         number = max(there, default=0) + 1
         path = partial.parent / str(number)
@@ -121,22 +264,58 @@ def _settle(name: str, partial: Path) -> Version:
             return Version(name, number, path)
 
 
-def _verify(path: Path) -> None:
-    expected = manifest(path)["files"]
-    found = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()} - {"manifest.json"}
-    wrong = sorted(found ^ set(expected)) or [
-        name for name, entry in expected.items() if artifacts.sha256(path / name) != entry["sha256"]
-    ]
-    if wrong:
-        raise ValueError(
-            f"{path / wrong[0]} is not as it was registered: register the model again under a new version."
-        )
+def _root(root: str | Path | None) -> Path:
+    return artifacts.outputs() / "registry" if root is None else Path(root)
 
 
-def _base(name: str) -> Path:
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+def _base(name: str, root: str | Path | None) -> Path:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(f"A model's name has letters, digits, - and _ only, at most 100; received {name!r}.")
-    return artifacts.outputs() / "registry" / name
+    return _root(root) / name
+
+
+def _promotions(base: Path) -> dict:
+    try:
+        found = json.loads((base / "promoted").read_text(encoding="utf-8"))
+        if not isinstance(found["version"], int) or not all(isinstance(one, int) for one in found["before"]):
+            raise ValueError("it names no versions")
+    except FileNotFoundError:
+        return {"version": None, "before": []}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{base / 'promoted'} cannot be read ({error}): remove it and promote a version again."
+        ) from error
+    return found
+
+
+@contextlib.contextmanager
+def _alone(base: Path) -> Iterator[None]:
+    """Lets one process at a time change what is live; the lock ends with whoever holds it."""
+    import fcntl
+
+    with open(base / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        artifacts.remove_partial(base)
+        yield
+
+
+def _checked(images: np.ndarray, logits: np.ndarray, agreement: float) -> dict:
+    if len(images) == 0 or len(images) != len(logits) or np.ndim(images) != 4 or np.ndim(logits) != 2:
+        raise ValueError(
+            "Examples are pictures (n, height, width, channels) and their logits (n, classes), at least one; "
+            f"received {np.shape(images)} and {np.shape(logits)}."
+        )
+    if images.dtype != np.uint8:
+        raise ValueError(f"Examples are raw pictures, uint8; received {images.dtype}.")
+    if not 0 < agreement <= 1:
+        raise ValueError(f"The share of equal answers is above 0 and at most 1; received {agreement}.")
+    return {"agreement": agreement, "pictures": len(images)}
+
+
+def _named(path: Path) -> str:
+    with contextlib.suppress(ValueError):
+        return model_file(path).name
+    return "no model"
 
 
 def _sources(files: dict[str, str | Path] | str | Path) -> dict[str, Path]:

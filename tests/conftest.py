@@ -2,10 +2,12 @@
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import nbformat
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -29,6 +31,29 @@ def project(tmp_path, monkeypatch):
     root.mkdir()
     monkeypatch.setattr(artifacts, "root", lambda: root)
     return root
+
+
+@pytest.fixture(scope="session")
+def write_onnx() -> Callable[..., Path]:
+    """A function that writes a classifier of 4x4 pictures in three classes: small, and nothing has to be trained."""
+
+    def write(path: Path, *, seed: int = 0, sides: tuple[int, ...] = (4, 4, 1), classes: int = 3) -> Path:
+        import onnx
+        from onnx import TensorProto, helper
+
+        weights = np.random.default_rng(seed).normal(0, 0.01, (int(np.prod(sides)), classes)).astype(np.float32)
+        nodes = [
+            helper.make_node("Cast", ["pictures"], ["numbers"], to=TensorProto.FLOAT),
+            helper.make_node("Flatten", ["numbers"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
+        ]
+        inputs = [helper.make_tensor_value_info("pictures", TensorProto.UINT8, ["n", *sides])]
+        outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", classes])]
+        graph = helper.make_graph(nodes, "tiny", inputs, outputs, [onnx.numpy_helper.from_array(weights, "weights")])
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8), path)
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -151,3 +151,20 @@ def test_labels_and_predictions_that_do_not_pair_are_refused(labels, predictions
 def test_models_on_different_pictures_are_no_pair():
     with pytest.raises(ValueError, match="received 2 and 3"):
         evaluation.paired_bootstrap([1, 0], [1, 0, 1])
+
+
+def test_a_temperature_is_found_again():
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 3, (20_000, 5))
+    likely = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (random.random((20_000, 1)) > likely.cumsum(axis=1)).sum(axis=1)  # drawn as the logits say
+    assert evaluation.fit_temperature(labels, logits) == pytest.approx(1, rel=0.03)
+    for times in (0.2, 2.5):
+        scaled = evaluation.fit_temperature(labels, times * logits)
+        assert scaled == pytest.approx(times * evaluation.fit_temperature(labels, logits), rel=1e-3)
+
+
+def test_a_temperature_stays_in_its_range_where_all_answers_are_right_or_wrong():
+    logits = np.eye(4) * 5
+    assert 0.04 < evaluation.fit_temperature(np.arange(4), logits) < 0.2
+    assert 19 < evaluation.fit_temperature(np.roll(np.arange(4), 1), logits) < 21

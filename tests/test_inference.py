@@ -85,6 +85,14 @@ def test_a_file_that_takes_floats_is_fed_grey_levels(tmp_path, hand):
     np.testing.assert_array_equal(floats.predict(pictures), hand.predict(pictures))
 
 
+def test_openvino_runs_the_same_onnx_file(hand):
+    pytest.importorskip("openvino", reason="OpenVINO is installed where it is wanted")
+    other = inference.load(hand.path, call="openvino", trusted=True)
+    assert (other.runtime, other.input_shape, other.classes) == ("OpenVINO", (2, 2, 1), 2)
+    pictures = _pictures(130, (2, 2, 1))
+    np.testing.assert_array_equal(other.predict(pictures), hand.predict(pictures))
+
+
 def test_parity_of_equal_and_of_opposite_logits():
     logits = np.array([[1.0, 2.0], [4.0, 3.0]])
     assert inference.parity(logits, logits) == (0.0, 1.0)
@@ -168,6 +176,9 @@ def test_what_is_missing_or_unknown_is_named(tmp_path, hand):
         inference.load(hand.path, threads=0)
     with pytest.raises(ValueError, match="received 'often'"):
         inference.load(hand.path, call="often")
+    with pytest.raises(ValueError, match=r"OpenVINO is asked with an .onnx file; received m.tflite"):
+        (hand.path.parent / "m.tflite").write_bytes(b"")
+        inference.load(hand.path.parent / "m.tflite", call="openvino")
     with pytest.raises(ValueError, match=r"Operators are listed of .* received .*\.keras"):
         (tmp_path / "m.keras").write_bytes(b"")
         inference.operators(tmp_path / "m.keras")

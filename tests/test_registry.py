@@ -1,13 +1,15 @@
 """Facts about registered versions: numbered once, whole, never changed."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
-from helpers import artifacts, registry
+from helpers import artifacts, inference, registry
 
 FACTS = {"facts": {"accuracy": 0.9}, "made_by": "05_compression", "parameters": {"SEED": 0}}
 
@@ -173,3 +175,215 @@ def test_a_killed_registration_leaves_no_version_and_the_next_clears_it(file):
     assert _names(base) != []
     assert registry.register("student", file, **FACTS).number == 1
     assert _names(base) == ["1/manifest.json", f"1/{file.name}"]
+
+
+# ── the live version ────────────────────────────────────────────────────────────────────────────
+
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1), dtype=np.uint8)
+CLASSES = {"facts": {"classes": ["a", "b", "c"], "input": [4, 4, 1]}}
+
+
+@pytest.fixture
+def registered(tmp_path, write_onnx):
+    """A function that registers a model; its examples are its own answers unless others are given."""
+
+    def register(seed=0, *, of=None, **changed):
+        path = write_onnx(tmp_path / "model.onnx", seed=seed)
+        reference = write_onnx(tmp_path / "other.onnx", seed=seed if of is None else of)
+        logits = inference.load(reference, trusted=True).predict(PICTURES)
+        return registry.register("student", path, **FACTS | CLASSES | {"examples": (PICTURES, logits)} | changed)
+
+    return register
+
+
+def test_nothing_is_live_before_a_version_is_promoted(registered):
+    assert registry.promoted("student") is None
+    registered()
+    assert registry.promoted("student") is None
+    assert registry.names() == ["student"]
+
+
+@pytest.mark.slow
+def test_promotions_can_be_taken_back_one_by_one(registered):
+    for seed in range(3):
+        number = registered(seed).number
+        assert registry.promote("student", number).number == number == registry.promoted("student")
+    registry.promote("student", 3)  # it is live already
+    assert [registry.rollback("student").number for _ in range(2)] == [2, 1]
+    assert registry.promoted("student") == 1
+    with pytest.raises(ValueError, match="student cannot go back: version 1 is the first"):
+        registry.rollback("student")
+    assert registry.promoted("student") == 1
+
+
+@pytest.mark.slow
+def test_a_model_that_does_not_answer_like_its_source_is_not_promoted(registered):
+    registered(0)
+    registry.promote("student", 1)
+    wrong = registered(1, of=0).number
+    with pytest.raises(ValueError, match=r"Version 2 of student is not promoted: it gives \d+\.\d% of its 40 examples"):
+        registry.promote("student", wrong)
+    assert registry.promoted("student") == 1
+    assert registry.promote("student", registered(1, of=0, agreement=0.05).number).number == 3
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_its_manifest_is_not_promoted(registered, tmp_path):
+    two = registered(facts={"classes": ["a", "b"], "input": [4, 4, 1]})
+    with pytest.raises(ValueError, match="answers for 3 classes, and its manifest names 2"):
+        registry.promote("student", two.number)
+    other = registered(facts=CLASSES["facts"] | {"input": [8, 8, 1]})
+    with pytest.raises(ValueError, match=r"its examples are \(4, 4, 1\), its manifest says \(8, 8, 1\)"):
+        registry.promote("student", other.number)
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(b"no model")
+    logits = np.zeros((40, 3))
+    third = registry.register("student", damaged, **FACTS | CLASSES, examples=(PICTURES, logits))
+    with pytest.raises(ValueError, match="Version 3 of student is not promoted: .* cannot be loaded by ONNX Runtime"):
+        registry.promote("student", third.number)
+    assert registry.promoted("student") is None
+
+
+def test_a_version_without_examples_is_not_promoted(file):
+    registry.register("student", file, **FACTS)
+    with pytest.raises(ValueError, match="no examples to be tried on. Register it again with examples="):
+        registry.promote("student", 1)
+    with pytest.raises(FileNotFoundError, match="no version 5 of the model student"):
+        registry.promote("student", 5)
+    with pytest.raises(ValueError, match="student cannot go back: no version is live"):
+        registry.rollback("student")
+    with pytest.raises(ValueError, match="no model other in the registry"):
+        registry.rollback("other")
+
+
+def test_a_version_whose_files_were_changed_is_not_gone_back_to(registered):
+    first, second = registered(0), registered(1)
+    artifacts.write_json(first.path.parent / "promoted", {"version": 2, "before": [1]})
+    (first.path / "model.onnx").write_bytes(b"changed")
+    with pytest.raises(ValueError, match=r"model.onnx is not as it was registered"):
+        registry.rollback("student")
+    assert registry.promoted("student") == second.number
+
+
+@pytest.mark.parametrize(
+    ("pictures", "logits", "agreement", "message"),
+    [
+        (PICTURES, np.zeros((39, 3)), 1.0, r"received \(40, 4, 4, 1\) and \(39, 3\)"),
+        (PICTURES[:0], np.zeros((0, 3)), 1.0, "at least one"),
+        (PICTURES[0], np.zeros((4, 3)), 1.0, "height, width, channels"),
+        (PICTURES.astype(float), np.zeros((40, 3)), 1.0, "raw pictures, uint8; received float64"),
+        (PICTURES, np.zeros((40, 3)), 0.0, "above 0 and at most 1; received 0.0"),
+        (PICTURES, np.zeros((40, 3)), 80, "above 0 and at most 1; received 80"),
+    ],
+)
+def test_examples_that_are_none_are_refused(file, pictures, logits, agreement, message):
+    with pytest.raises(ValueError, match=message):
+        registry.register("student", file, **FACTS, examples=(pictures, logits), agreement=agreement)
+    assert registry.versions("student") == []
+
+
+def test_examples_are_kept_as_they_were_in_the_same_bytes(registered):
+    first, again = registered(0), registered(0)
+    assert first == again
+    with np.load(first.path / registry.EXAMPLES, allow_pickle=False) as examples:
+        assert (examples["images"] == PICTURES).all()
+        assert (examples["logits"].dtype, examples["logits"].shape) == (np.float32, (40, 3))
+    assert registry.manifest(first.path)["examples"] == {"agreement": 1.0, "pictures": 40}
+
+
+def test_a_damaged_note_of_what_is_live_is_one_sentence(registered):
+    base = registered().path.parent
+    for content in ("{", "[]", '{"version": "1", "before": []}', '{"version": 1}', '{"version": 1, "before": [null]}'):
+        (base / "promoted").write_text(content)
+        with pytest.raises(ValueError, match="promoted cannot be read .*: remove it and promote a version again"):
+            registry.promoted("student")
+
+
+def test_the_model_of_a_version_is_the_one_file_that_is_one(registered, file, tmp_path):
+    assert registry.model_file(registered().path).name == "model.onnx"
+    two = registry.register("student", {"a.onnx": file, "b.tflite": file}, **FACTS)
+    with pytest.raises(ValueError, match=r"holds one model; .* holds a.onnx, b.tflite"):
+        registry.model_file(two.path)
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").write_bytes(b"x")
+    saved = registry.register("student", tmp_path / "saved", **FACTS)
+    assert registry.model_file(saved.path) == saved.path / "saved"
+
+
+def test_the_list_tells_all_versions_and_which_is_live(registered, file):
+    registered(0)
+    registered(1, facts=CLASSES["facts"] | {"test_accuracy": 0.93})
+    registry.register("another", file, **FACTS)
+    artifacts.write_json(artifacts.outputs() / "registry" / "student" / "promoted", {"version": 2, "before": []})
+    table = registry.listing()
+    assert table[["name", "version", "live", "file"]].values.tolist() == [
+        ["another", 1, False, "student-int8.tflite"], ["student", 1, False, "model.onnx"],
+        ["student", 2, True, "model.onnx"],
+    ]  # fmt: skip
+    assert table["test_accuracy"].isna().tolist() == [True, True, False]
+    assert registry.listing("student")["version"].tolist() == [1, 2]
+    assert registry.listing("nobody").empty
+
+
+def test_another_folder_can_be_a_registry(file, tmp_path):
+    registry.register("student", file, **FACTS, root=tmp_path / "mine")
+    assert registry.versions("student", root=tmp_path / "mine") == [1]
+    assert registry.folder("student", root=tmp_path / "mine") == tmp_path / "mine" / "student" / "1"
+    assert (registry.names(), registry.names(root=tmp_path / "mine")) == ([], ["student"])
+
+
+_CHANGE_FOREVER = """
+import sys
+from helpers import registry, trial
+trial.check = lambda path: None  # the trial takes most of the time and changes nothing
+print("begun", flush=True)
+while True:
+    registry.promote("student", 1)
+    registry.promote("student", 2)
+    registry.rollback("student")
+    registry.rollback("student") if len(registry._promotions(registry._base("student", None))["before"]) > 3 else None
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_what_is_live_is_a_version_that_was_promoted(registered):
+    base = registered(0).path.parent
+    registered(1)
+    for attempt in range(12):
+        workers = [subprocess.Popen([sys.executable, "-c", _CHANGE_FOREVER], stdout=subprocess.PIPE) for _ in range(2)]
+        for worker in workers:
+            worker.stdout.readline()
+        time.sleep(0.01 + 0.007 * attempt)
+        for worker in workers:
+            worker.send_signal(signal.SIGKILL)
+            worker.wait()
+            worker.stdout.close()
+        found = json.loads((base / "promoted").read_text())
+        assert found["version"] in (1, 2)
+        assert set(found["before"]) <= {1, 2}
+    artifacts.write_json(base / "promoted", {"version": 1, "before": [2]})
+    registry.rollback("student")
+    assert registry.promoted("student") == 2
+    assert not list(base.glob(f"{artifacts.PARTIAL}*"))  # what the killed ones had half-written is gone
+
+
+_COUNT_UP = """
+import sys
+from helpers import registry, trial
+trial.check = lambda path: None
+for _ in range(25):
+    registry.promote("student", int(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_that_promote_at_once_lose_no_promotion(registered):
+    base = registered(0).path.parent
+    registered(1)
+    workers = [subprocess.Popen([sys.executable, "-c", _COUNT_UP, number]) for number in ("1", "2")]
+    assert [worker.wait() for worker in workers] == [0, 0]
+    found = json.loads((base / "promoted").read_text())
+    line = [*found["before"], found["version"]]
+    assert {1, 2} == set(line)
+    assert all(one != after for one, after in zip(line, line[1:], strict=False))  # each saw what the other had done

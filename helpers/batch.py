@@ -1,0 +1,364 @@
+"""Answers for whole folders, archives, databases: streamed, in shards, and taken up again after a kill."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from helpers import artifacts, classifier, data, pictures, records, sources
+from helpers.classifier import Classifier
+from helpers.records import DEFAULT_LIMITS, Limits, Record
+
+SHARD = 10_000
+_CHUNK = 512  # pictures that are decoded, and answered, at a time
+_WORTH_A_THREAD = 10_000  # bytes of an encoded picture; smaller ones are decoded before a thread has them
+
+
+class Summary(NamedTuple):
+    """How a batch went.
+
+    Attributes:
+        path: The table with a row for each picture.
+        pictures: Rows with an answer.
+        unreadable: Rows without one; their column `error` says why.
+        resumed: Rows that an earlier call, which was ended, had left.
+        seconds: Of this call.
+        accuracy: Share of right answers where the inputs name classes that the model knows, else None.
+    """
+
+    path: Path
+    pictures: int
+    unreadable: int
+    resumed: int
+    seconds: float
+    accuracy: float | None
+
+
+class _Rows(NamedTuple):
+    """A piece of an input: what was decoded, and what each row is called."""
+
+    images: np.ndarray  # of the rows that could be read
+    readable: np.ndarray  # bool, one a row
+    names: list[str]
+    labels: list[str | None]
+    errors: list[str | None]
+
+
+def predict(
+    inputs: Iterable[str | Path],
+    model: str | Path | Classifier,
+    output: str | Path,
+    *,
+    query: str = "",
+    shard: int = SHARD,
+    limits: Limits = DEFAULT_LIMITS,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Summary:
+    """Answers for every picture of the inputs, in their order, and writes a Parquet file.
+
+    Its columns: `input`, `name` (where the picture lies there), `class`, `probability`, `probabilities` (in the order
+    of the classes), `label` (if the input names one) and `error` (why a picture could not be read; such rows have no
+    class). Which model answered stands in the file's metadata and, with its checksum, in `<output>.manifest.json`.
+
+    What is done lies in whole shards in `<output>.parts` until all is done. Called again after a kill, with the same
+    model and inputs, it goes on behind the last shard; with others it begins anew.
+
+    Args:
+        inputs: Each what `sources.open_source` takes, a single picture file, or a prepared data set's folder.
+        model: A loaded classifier, or what `classifier.load` takes.
+        output: Ends in `.parquet`.
+        query: For databases: a SELECT that yields bytes, in an order of its own.
+        shard: Rows of a shard.
+        limits: How much is believed of the inputs.
+        progress: Told, from time to time, how many rows more are done.
+
+    Raises:
+        ValueError: If the output's name does not fit, an input cannot be read, or nothing was found in any.
+        OSError: If the output cannot be written, or another process is at work on it. What is done is kept.
+    """
+    begun = time.perf_counter()
+    output, inputs = Path(output), [str(one) for one in inputs]
+    if output.suffix != ".parquet":
+        raise ValueError(f"Predictions are written to a .parquet file; received {output.name}.")
+    if shard < 1:
+        raise ValueError(f"A shard has at least one row; received {shard}.")
+    found = model if isinstance(model, Classifier) else classifier.load(model)
+    opened = [_open(one, query, limits) for one in inputs]
+    parts = output.with_name(f"{output.name}.parts")
+    with _complaining(output), _alone(parts, output):
+        job = {"model": _named(found), "inputs": inputs, "query": query, "shard": shard,
+               "content": [_fingerprint(one) for one in inputs]}  # fmt: skip
+        done = _take_up(parts, job)
+        progress(done)
+        _work(opened, found, parts, done, shard, limits, progress)
+        summary = _join(parts, output, found, [records.public(one) for one in inputs])
+        artifacts.remove(parts)
+    return summary._replace(resumed=done, seconds=time.perf_counter() - begun)
+
+
+# ── inputs ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclasses.dataclass
+class _Input:
+    """An opened input; `rows` yields its pieces from a row on, with the findings of its source at the end."""
+
+    title: str
+    rows: Callable[[Classifier, int], Iterator[_Rows]]
+
+
+def _open(text: str, query: str, limits: Limits) -> _Input:
+    path, title = Path(text).expanduser(), records.public(text)
+    if "://" not in text and (path / "images.npy").is_file() and (path / "manifest.json").is_file():
+        prepared = data.load(path)
+        return _Input(title, lambda model, start: _prepared(prepared, model, start))
+    if "://" not in text and path.is_file() and _is_picture(path, limits):
+        one = (Record(path.name, path.read_bytes()) for _ in range(1))
+        return _Input(title, lambda model, start: _decoded(one, [], model, start, limits))
+    source = sources.open_source(text, query=query, limits=limits)
+    return _Input(title, lambda model, start: _decoded(source.records(), source.findings, model, start, limits))
+
+
+def _is_picture(path: Path, limits: Limits) -> bool:
+    with open(path, "rb") as file, contextlib.suppress(pictures.UnreadablePicture):
+        pictures.header(file.read(limits.picture_bytes), max_pixels=limits.pixels)
+        return True
+    return False
+
+
+def _prepared(dataset: data.DataSet, model: Classifier, start: int) -> Iterator[_Rows]:
+    if dataset.shape != model.predictor.input_shape:
+        raise ValueError(
+            f"The data set's pictures are {dataset.shape}, and the model takes {model.predictor.input_shape}: "
+            "prepare them in that size with notebook 01, or name the pictures' own folder."
+        )
+    classes = np.asarray(dataset.classes, object)
+    for begin in range(start, len(dataset.images), _CHUNK):
+        rows = range(begin, min(begin + _CHUNK, len(dataset.images)))
+        images = np.asarray(dataset.images[begin : rows.stop])
+        labels = classes[dataset.labels[begin : rows.stop]].tolist()
+        yield _Rows(images, np.ones(len(rows), bool), [str(row) for row in rows], labels, [None] * len(rows))
+
+
+def _decoded(
+    found: Iterator[Record], findings: list, model: Classifier, start: int, limits: Limits
+) -> Iterator[_Rows]:  # fmt: skip
+    def bring(record: Record) -> np.ndarray | str:
+        try:
+            return model.array(record.picture, max_pixels=limits.pixels)
+        except pictures.UnreadablePicture as error:
+            return str(error)
+
+    seen = 0
+    with contextlib.closing(found), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for _ in islice(found, start):  # what an earlier call has answered
+            seen += 1
+        while chunk := list(islice(found, _CHUNK)):
+            seen += len(chunk)
+            large = sum(memoryview(record.picture).nbytes for record in chunk) > _WORTH_A_THREAD * len(chunk)
+            brought = list((pool.map if large else map)(bring, chunk))
+            names, labels = [record.name for record in chunk], [record.label for record in chunk]
+            yield _rows(brought, names, labels, model.predictor.input_shape)
+    left_out = findings[max(0, start - seen) :]  # files that are no pictures at all: the source tells at its end
+    if left_out:
+        yield _rows([one.detail for one in left_out], [one.name for one in left_out], [None] * len(left_out),
+                    model.predictor.input_shape)  # fmt: skip
+
+
+def _rows(brought: list, names: list[str], labels: list[str | None], shape: tuple[int, int, int]) -> _Rows:
+    readable = np.array([isinstance(one, np.ndarray) for one in brought])
+    images = np.stack([one for one in brought if isinstance(one, np.ndarray)]) if readable.any() else np.empty(
+        (0, *shape), np.uint8)  # fmt: skip
+    return _Rows(images, readable, names, labels, [one if isinstance(one, str) else None for one in brought])
+
+
+# ── the work ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _work(
+    opened: list[_Input], model: Classifier, parts: Path, done: int, shard: int, limits: Limits,
+    progress: Callable[[int], None],
+) -> None:  # fmt: skip
+    """Decodes a piece while the one before it is answered, and writes a shard whenever one is full."""
+    pending, number, waiting = [], _count(parts), 0
+    schema = _schema(model)
+    with ThreadPoolExecutor(1) as thread:
+        before: tuple[str, _Rows, Future] | None = None
+
+        def collect(answered: tuple[str, _Rows, Future] | None) -> None:
+            nonlocal pending, number, waiting
+            if answered is None:
+                return
+            title, rows, answers = answered
+            pending.append(_table(title, rows, answers.result(), model, schema))
+            waiting += len(rows.names)
+            progress(len(rows.names))
+            while waiting >= shard:
+                whole = pa.concat_tables(pending)
+                _write(whole.slice(0, shard), parts / f"{number:06}.parquet")
+                pending, number, waiting = [whole.slice(shard)], number + 1, waiting - shard
+
+        for title, rows in _all_rows(opened, model, parts, done):
+            after = title, rows, thread.submit(model.answer, rows.images)
+            collect(before)
+            before = after
+        collect(before)
+    if waiting:
+        _write(pa.concat_tables(pending), parts / f"{number:06}.parquet")
+
+
+def _all_rows(opened: list[_Input], model: Classifier, parts: Path, done: int) -> Iterator[tuple[str, _Rows]]:
+    """Yields the pieces of all inputs behind the first `done` rows; where each input ends stands in `ends.json`."""
+    ends_file = parts / "ends.json"
+    ends = json.loads(ends_file.read_text()) if ends_file.is_file() else []
+    begin = 0
+    for number, one in enumerate(opened):
+        if number < len(ends) and ends[number] <= done:  # answered to its end
+            begin = ends[number]
+            continue
+        at = max(done, begin)
+        for rows in one.rows(model, at - begin):
+            at += len(rows.names)
+            yield one.title, rows
+        begin = at
+        ends = [*ends[:number], at]
+        artifacts.write_json(ends_file, ends)
+
+
+def _schema(model: Classifier) -> pa.Schema:
+    said = {"model": json.dumps(_named(model), sort_keys=True), "classes": json.dumps(model.classes)}
+    text = pa.dictionary(pa.int32(), pa.string())
+    fields = [("input", text), ("name", pa.string()), ("class", text), ("probability", pa.float32()),
+              ("probabilities", pa.list_(pa.float32(), len(model.classes))), ("label", pa.string()),
+              ("error", pa.string())]  # fmt: skip
+    return pa.schema(fields, metadata=said)
+
+
+def _table(title: str, rows: _Rows, answers: classifier.Answers, model: Classifier, schema: pa.Schema) -> pa.Table:
+    count = len(rows.names)
+    place = np.cumsum(rows.readable) - 1
+    missing = pa.array(~rows.readable)
+    spread = answers.probabilities[place] if rows.readable.any() else np.zeros((count, len(model.classes)), np.float32)
+    best = spread.argmax(axis=1).astype(np.int32)
+    flat = pa.array(np.ascontiguousarray(spread).reshape(-1))
+    columns = [
+        pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), [title]),
+        pa.array(rows.names, pa.string()),
+        pa.DictionaryArray.from_arrays(pa.array(best, mask=~rows.readable), model.classes),
+        pa.array(spread.max(axis=1), mask=~rows.readable),
+        pa.FixedSizeListArray.from_arrays(flat, len(model.classes), mask=missing),
+        pa.array(rows.labels, pa.string()),
+        pa.array(rows.errors, pa.string()),
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    with artifacts.writing(path) as partial:
+        pq.write_table(table.unify_dictionaries().combine_chunks(), partial, compression="zstd")
+
+
+def _join(parts: Path, output: Path, model: Classifier, inputs: list[str]) -> Summary:
+    """Copies the shards, one at a time, into the output, and writes the manifest beside it."""
+    counts = {"rows": 0, "unreadable": 0, "labelled": 0, "right": 0}
+    with artifacts.writing(output) as partial, pq.ParquetWriter(partial, _schema(model), compression="zstd") as whole:
+        for path in _shards(parts):
+            table = pq.read_table(path)
+            counts["rows"] += len(table)
+            counts["unreadable"] += len(table) - table["error"].null_count
+            labels, answers = table["label"].to_numpy(), table["class"].cast(pa.string()).to_numpy()
+            known = np.isin(labels.astype(object), model.classes) & (answers != None)  # noqa: E711  elementwise
+            counts["labelled"] += int(known.sum())
+            counts["right"] += int((labels[known] == answers[known]).sum())
+            whole.write_table(table)
+        if counts["rows"] == counts["unreadable"]:
+            why = table["error"][0].as_py() if counts["rows"] else "there is nothing in it"
+            raise ValueError(f"No picture in {', '.join(inputs)} could be read: the first {why}.")
+    accuracy = counts["right"] / counts["labelled"] if counts["labelled"] else None
+    content = {**counts, "accuracy": accuracy, "inputs": inputs, "model": _named(model), "classes": model.classes,
+               "sha256": artifacts.sha256(output)}  # fmt: skip
+    artifacts.write_json(output.with_name(f"{output.name}.manifest.json"), content)
+    return Summary(output, counts["rows"] - counts["unreadable"], counts["unreadable"], 0, 0.0, accuracy)
+
+
+# ── what is done already ────────────────────────────────────────────────────────────────────────
+
+
+def _take_up(parts: Path, job: dict) -> int:
+    """Returns the rows that an earlier call of the same job has left; what another job left is removed."""
+    try:
+        same = json.loads((parts / "job.json").read_text(encoding="utf-8")) == json.loads(json.dumps(job))
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        for path in parts.iterdir():
+            if path.name != ".lock":
+                artifacts.remove(path)
+        artifacts.write_json(parts / "job.json", job)
+    artifacts.remove_partial(parts)
+    shards = _shards(parts)
+    return sum(pq.read_metadata(path).num_rows for path in shards)
+
+
+def _shards(parts: Path) -> list[Path]:
+    return sorted(parts.glob("[0-9]*.parquet"))
+
+
+def _count(parts: Path) -> int:
+    return len(_shards(parts))
+
+
+def _named(model: Classifier) -> dict:
+    return {"name": model.name, "version": model.version, "sha256": model.checksum, "temperature": model.temperature}
+
+
+def _fingerprint(text: str) -> str:
+    """Returns a sign that changes with an input: sizes and times of its files. Of what is not a file, its address."""
+    path = Path(text).expanduser()
+    if "://" in text or not path.exists():
+        return text
+    digest = hashlib.sha256()
+    for folder, subfolders, files in os.walk(path) if path.is_dir() else [(path.parent, [], [path.name])]:
+        subfolders.sort()
+        for name in sorted(files):
+            with contextlib.suppress(OSError):
+                told = os.stat(os.path.join(folder, name))
+                digest.update(f"{folder}/{name} {told.st_size} {told.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _alone(parts: Path, output: Path) -> Iterator[None]:
+    import fcntl
+
+    parts.mkdir(parents=True, exist_ok=True)
+    with open(parts / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OSError(
+                error.errno, f"Another process is writing {output}: wait until it ends, or name another output."
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _complaining(output: Path) -> Iterator[None]:
+    """Makes a sentence of what the disk says."""
+    try:
+        yield
+    except OSError as error:
+        if error.strerror and error.strerror.endswith("."):
+            raise
+        raise OSError(error.errno, artifacts.explain(error, output)) from error

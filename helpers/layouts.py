@@ -1,0 +1,189 @@
+"""The folders that other people's servers want: TensorFlow Serving's, Triton's, and a container's context."""
+
+import json
+import re
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from helpers import artifacts, registry
+
+# What a serving process imports, but for what these need themselves.
+_SERVING = (
+    "kserve", "uvicorn[standard]", "orjson", "prometheus-client", "grpcio", "numpy", "pillow", "psutil",
+    "ai-edge-litert", "onnxruntime",
+)  # fmt: skip
+_CONTAINERFILE = """\
+# Serves the models in registry/. Build and run, with Podman or Docker:
+#   podman build -t {name} .
+#   podman run --rm -p 8080:8080 -p 8081:8081 --secret api_key {name}
+FROM python:{python}-slim
+WORKDIR /srv
+COPY requirements.txt .
+RUN pip install --no-cache-dir --require-hashes -r requirements.txt
+COPY helpers helpers
+COPY registry registry
+USER 10001
+EXPOSE 8080 8081
+HEALTHCHECK --start-period=10s CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/v2/health/ready')"]
+ENTRYPOINT {command}
+"""
+_TRITON = """\
+name: "{name}"
+backend: "onnxruntime"
+max_batch_size: {largest}
+input [ {{ name: "{source}", data_type: TYPE_{source_type}, dims: {source_dims} }} ]
+output [ {{ name: "{target}", data_type: TYPE_{target_type}, dims: {target_dims}, label_filename: "labels.txt" }} ]
+dynamic_batching {{ }}
+instance_group [ {{ count: 1, kind: KIND_CPU }} ]
+version_policy: {{ latest: {{ num_versions: 2 }} }}
+"""
+
+
+def tensorflow_serving(saved_model: str | Path, folder: str | Path, *, name: str, version: int = 1) -> Path:
+    """Writes a model base path for TensorFlow Serving: `<name>/<version>/saved_model.pb` and a `models.config`.
+
+    Start it there with `tensorflow_model_server --model_config_file=models.config --rest_api_port=8501`.
+
+    Args:
+        saved_model: Folder of a SavedModel.
+        folder: Where to write; replaced as a whole.
+        name: The model's name in addresses.
+        version: Its number.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If that is no SavedModel, or the name cannot be one.
+    """
+    saved_model = Path(saved_model)
+    if not (saved_model / "saved_model.pb").is_file():
+        raise ValueError(f"{saved_model} is no SavedModel: export the model to a name without a suffix.")
+    _check(name, version)
+    with artifacts.writing_folder(folder) as partial:
+        shutil.copytree(saved_model, partial / name / str(version))
+        entry = (
+            f'config {{ name: "{name}", base_path: "{Path(folder).absolute() / name}", model_platform: "tensorflow" }}'
+        )
+        (partial / "models.config").write_text(f"model_config_list {{ {entry} }}\n", encoding="utf-8")
+    return Path(folder)
+
+
+def triton(
+    onnx_file: str | Path, folder: str | Path, *, name: str, classes: list[str], version: int = 1, largest: int = 64
+) -> Path:
+    """Writes a model repository for Triton: `<name>/config.pbtxt`, `<name>/labels.txt`, `<name>/<version>/model.onnx`.
+
+    Start it with `tritonserver --model-repository=<folder>`.
+
+    Args:
+        onnx_file: Takes pictures (n, height, width, channels) and gives logits (n, classes).
+        folder: Where to write; replaced as a whole.
+        name: The model's name in addresses.
+        classes: Class names, in the order of the logits.
+        version: Its number.
+        largest: The most pictures in one call.
+
+    Raises:
+        ValueError: If the file is no such model, or the name cannot be one.
+    """
+    import onnx
+
+    _check(name, version)
+    try:
+        graph = onnx.load(onnx_file).graph
+        (source,), (target,) = graph.input, graph.output
+    except Exception as error:  # protobuf's errors, and a graph of another form
+        raise ValueError(f"{onnx_file} is no ONNX classifier ({type(error).__name__}): export it again.") from error
+    filled = {"name": name, "largest": largest}
+    for role, tensor in (("source", source), ("target", target)):
+        kind = onnx.TensorProto.DataType.Name(tensor.type.tensor_type.elem_type)
+        dims = [side.dim_value for side in tensor.type.tensor_type.shape.dim][1:]
+        filled |= {role: tensor.name, f"{role}_type": {"FLOAT": "FP32"}.get(kind, kind), f"{role}_dims": dims}
+    if filled["target_dims"] != [len(classes)]:
+        raise ValueError(f"{onnx_file} answers for {filled['target_dims']} classes; received {len(classes)} names.")
+    with artifacts.writing_folder(folder) as partial:
+        (partial / name / str(version)).mkdir(parents=True)
+        shutil.copyfile(onnx_file, partial / name / str(version) / "model.onnx")
+        (partial / name / "config.pbtxt").write_text(_TRITON.format(**filled), encoding="utf-8")
+        (partial / name / "labels.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
+    return Path(folder)
+
+
+def container(folder: str | Path, *, name: str, root: str | Path | None = None) -> Path:
+    """Writes all that a container image of the server is built from: `Containerfile`, packages, code, live version.
+
+    The packages are those of `requirements.lock` that serving needs, with their checksums. The server listens on all
+    addresses of the container and wants the key in the secret `api_key`.
+
+    Args:
+        folder: Where to write; replaced as a whole.
+        name: Of the registered model.
+        root: Folder of the registry; `outputs/registry` if not given.
+
+    Raises:
+        ValueError: If no version of the model is live.
+    """
+    number = registry.promoted(name, root=root)
+    if number is None:
+        raise ValueError(f"No version of {name} is live: `python -m helpers registry promote {name} VERSION`.")
+    version = registry.folder(name, number, root=root)
+    command = ["python", "-m", "helpers", "serve", "--registry", "registry", "--host", "0.0.0.0",
+               "--api-key-file", "/run/secrets/api_key"]  # fmt: skip
+    with artifacts.writing_folder(folder) as partial:
+        shutil.copytree(version, partial / "registry" / name / str(number))
+        artifacts.write_json(partial / "registry" / name / "promoted", {"version": number, "before": []})
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(Path(__file__).parent, partial / "helpers", ignore=ignored)
+        (partial / "requirements.txt").write_text(serving_requirements(), encoding="utf-8")
+        text = _CONTAINERFILE.format(name=name.lower(), python="3.11", command=json.dumps(command))
+        (partial / "Containerfile").write_text(text, encoding="utf-8")
+    return Path(folder)
+
+
+def serving_requirements() -> str:
+    """Returns the part of `requirements.lock` that a serving process needs, as it stands there, with checksums."""
+    lock = (artifacts.root() / "requirements.lock").read_text(encoding="utf-8")
+    blocks = {}
+    for block in re.split(r"\n(?=[A-Za-z0-9])", lock):
+        if found := re.match(r"([A-Za-z0-9._-]+)(\[[^]]*\])?==", block):
+            lines = [line for line in block.splitlines() if not line.lstrip().startswith("#")]
+            blocks.setdefault(_canonical(found[1]), []).append("\n".join(lines).rstrip())
+    needed = _closure([Requirement(text) for text in _SERVING])
+    missing = sorted(needed - blocks.keys())
+    if missing:
+        raise ValueError(f"requirements.lock does not name {', '.join(missing)}: make it anew with `make lock`.")
+    return "\n".join(block for name in sorted(needed) for block in blocks[name]) + "\n"
+
+
+def _closure(wanted: list[Requirement]) -> set[str]:
+    """Returns the names of packages and all that they need, as the installed ones say it."""
+    found: set[str] = set()
+    seen: set[tuple[str, str]] = set()
+    while wanted:
+        one = wanted.pop()
+        for extra in ("", *one.extras):
+            key = _canonical(one.name), extra
+            if key in seen:
+                continue
+            seen.add(key)
+            found.add(key[0])
+            for text in metadata.requires(one.name) or []:
+                needed = Requirement(text)
+                if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                    wanted.append(needed)
+    return found
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _check(name: str, version: int) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name) or version < 1:
+        raise ValueError(
+            f"A model has a name of letters, digits, - and _, and a number from 1; received {name!r}, {version}."
+        )

@@ -1,0 +1,380 @@
+"""What clients of a served model say and hear: TensorFlow Serving's REST and the Open Inference Protocol V2.
+
+Both ways lead to `Pictures`, and an answer goes back in the form it was asked in. What does not fit is `Refused`
+with a sentence; nothing here knows of sockets. References: https://www.tensorflow.org/tfx/serving/api_rest and
+https://github.com/kserve/open-inference-protocol
+"""
+
+import binascii
+import math
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import orjson
+
+from helpers.classifier import Answers
+from helpers.pictures import UnreadablePicture
+
+INPUT = "pictures"
+OUTPUTS = ("label", "probabilities")
+_IN_JSON = 40  # characters of a value that an error repeats at most
+
+
+class Refused(ValueError):
+    """A request that cannot be answered: an HTTP status and one sentence for its sender."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of a client is put up with.
+
+    Attributes:
+        body: Bytes of a request.
+        pictures: In one request.
+        pixels: Of one picture file.
+        receive_seconds: Until a request has arrived.
+        answer_seconds: Until the model has answered.
+        connections: At a time.
+    """
+
+    body: int = 16 * 2**20
+    pictures: int = 256
+    pixels: int = 25_000_000
+    receive_seconds: float = 10.0
+    answer_seconds: float = 30.0
+    connections: int = 1000
+
+
+class Expected(NamedTuple):
+    """What the model takes, and how much of it at a time.
+
+    Attributes:
+        shape: Height, width and channels of a picture.
+        pictures: The most pictures in one request.
+        decode: From the bytes of a picture file to uint8 pixels of that shape; raises `UnreadablePicture`.
+    """
+
+    shape: tuple[int, int, int]
+    pictures: int
+    decode: Callable[[bytes], np.ndarray]
+
+
+class Tensor(NamedTuple):
+    """A tensor as V2 sends it: `data` is a (nested) list of values, or the bytes of a binary tensor."""
+
+    name: str
+    datatype: str
+    shape: Sequence[int]
+    data: list | bytes
+
+
+@dataclass(frozen=True)
+class Request:
+    """A V2 request, understood.
+
+    Attributes:
+        images: uint8, shape (n, height, width, channels).
+        id: What the client calls the request, if it said so.
+        outputs: Names of the outputs that are wanted, in order.
+        binary: Which of them go back as binary tensors.
+    """
+
+    images: np.ndarray
+    id: str | None
+    outputs: tuple[str, ...]
+    binary: frozenset[str]
+
+
+# ── TensorFlow Serving ──────────────────────────────────────────────────────────────────────────
+
+
+def predict_request(body: bytes, expected: Expected) -> np.ndarray:
+    """Reads the body of a `:predict` request in the row form (`instances`) or the column form (`inputs`).
+
+    Each instance is a picture: nested lists of whole numbers from 0 to 255, or `{"b64": …}` with the bytes of a
+    picture file.
+
+    Returns:
+        uint8, shape (n, height, width, channels).
+
+    Raises:
+        Refused: 400, or 413 for too many pictures.
+    """
+    content = _json(body)
+    given = [name for name in ("instances", "inputs") if name in content]
+    if len(given) != 1:
+        raise Refused(400, f'A prediction is asked with "instances" or "inputs"; received {_keys(content)}.')
+    if content.get("signature_name", "serving_default") != "serving_default":
+        raise Refused(400, f'The only signature is "serving_default"; received {_short(content["signature_name"])}.')
+    instances = content[given[0]]
+    if given[0] == "inputs" and isinstance(instances, dict):
+        instances = instances[INPUT] if instances.keys() == {INPUT} else _only(INPUT, instances)
+    if not isinstance(instances, list):
+        raise Refused(400, f'"{given[0]}" is a list with one entry a picture; received {_short(instances)}.')
+    _check_count(len(instances), expected)
+    rows = [one[INPUT] if isinstance(one, dict) and one.keys() == {INPUT} else one for one in instances]
+    if any(isinstance(one, dict) for one in rows):
+        return np.stack([_instance(one, expected) for one in rows])
+    return _pixels(rows, expected, "instances")
+
+
+def predict_response(answers: Answers, version: int | None) -> bytes:
+    """Writes the answer to a `:predict` request: for each picture its label, how sure, and all probabilities."""
+    sure = answers.probabilities.max(axis=1)
+    rows = [
+        {"label": label, "probability": float(probability), "probabilities": row}
+        for label, probability, row in zip(answers.labels.tolist(), sure, answers.probabilities, strict=True)
+    ]
+    return orjson.dumps({"predictions": rows, "model_version": str(version)}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _instance(one: object, expected: Expected) -> np.ndarray:
+    if not isinstance(one, dict):
+        return _pixels([one], expected, "instances")[0]
+    if one.keys() != {"b64"} or not isinstance(one["b64"], str):
+        raise Refused(400, f'A picture file is given as {{"b64": "…"}}; received {_keys(one)}.')
+    return _decoded(_base64(one["b64"]), expected)
+
+
+# ── Open Inference Protocol V2 ──────────────────────────────────────────────────────────────────
+
+
+def infer_request(body: bytes, json_length: int | None, expected: Expected) -> Request:
+    """Reads the body of an `/infer` request.
+
+    Args:
+        body: JSON, followed by binary tensors if there are any.
+        json_length: Bytes of the JSON, as the header `Inference-Header-Content-Length` says; all if None.
+        expected: What the model takes.
+
+    Raises:
+        Refused: 400, or 413 for too many pictures.
+    """
+    length = len(body) if json_length is None else json_length
+    if not 0 <= length <= len(body):
+        raise Refused(400, f"Inference-Header-Content-Length is {length}, and the body has {len(body)} bytes.")
+    content = _json(body[:length])
+    identity = content.get("id")
+    if identity is not None and not isinstance(identity, str):
+        raise Refused(400, f'"id" is text; received {_short(identity)}.')
+    inputs = content.get("inputs")
+    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
+        raise Refused(400, f'"inputs" is a list with the one tensor "{INPUT}"; received {_short(inputs)}.')
+    tensor = _tensor(inputs[0], body[length:])
+    outputs, binary = _wanted(content)
+    return Request(read(tensor, expected), identity, outputs, binary)
+
+
+def read(tensor: Tensor, expected: Expected) -> np.ndarray:
+    """Returns the pictures of a V2 tensor: UINT8 pixels, or BYTES with a picture file each.
+
+    Raises:
+        Refused: 400, or 413 for too many pictures.
+    """
+    if tensor.name != INPUT:
+        raise Refused(400, f'The model has the one input "{INPUT}"; received {_short(tensor.name)}.')
+    shape = _shape(tensor.shape, expected)
+    if tensor.datatype == "BYTES":
+        if len(shape) != 1:
+            raise Refused(400, f"Picture files (BYTES) have the shape [n]; received {list(shape)}.")
+        files = _byte_strings(tensor.data) if isinstance(tensor.data, bytes) else list(map(_base64, tensor.data))
+        _check_elements(len(files), shape)
+        return np.stack([_decoded(file, expected) for file in files])
+    if tensor.datatype != "UINT8":
+        raise Refused(400, f'"{INPUT}" has the data type UINT8 or BYTES; received {_short(tensor.datatype)}.')
+    height, width, channels = expected.shape
+    if shape[1:] not in {expected.shape, (height, width) if channels == 1 else expected.shape}:
+        raise Refused(400, f"Pictures have the shape [n, {height}, {width}, {channels}]; received {list(shape)}.")
+    if isinstance(tensor.data, bytes):
+        _check_elements(len(tensor.data), shape)
+        return np.frombuffer(tensor.data, np.uint8).reshape(-1, *expected.shape)
+    values = _numbers(tensor.data)
+    _check_elements(values.size, shape)
+    return values.reshape(-1, *expected.shape)
+
+
+def infer_response(
+    answers: Answers, name: str, version: int | None, request: Request
+) -> tuple[bytes, int | None]:  # fmt: skip
+    """Writes the answer to an `/infer` request.
+
+    Returns:
+        The body, and the bytes of its JSON if binary tensors follow it, else None.
+    """
+    outputs, tail = [], []
+    for output in request.outputs:
+        values = answers.labels if output == "label" else answers.probabilities
+        tensor = {"name": output, "datatype": "BYTES" if output == "label" else "FP32", "shape": list(values.shape)}
+        if output in request.binary:
+            tail.append(pack_strings(values) if output == "label" else values.astype("<f4").tobytes())
+            tensor["parameters"] = {"binary_data_size": len(tail[-1])}
+        else:
+            tensor["data"] = values.tolist() if output == "label" else np.ascontiguousarray(values).reshape(-1)
+        outputs.append(tensor)
+    said = {"model_name": name, "model_version": str(version), "id": request.id or "", "outputs": outputs}
+    content = orjson.dumps(said, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"".join([content, *tail]), len(content) if tail else None
+
+
+def pack_strings(values: Sequence[str]) -> bytes:
+    """Returns text as V2's binary BYTES: each with its length before it, 4 bytes, little-endian."""
+    encoded = [str(value).encode() for value in values]
+    return b"".join(struct.pack("<I", len(one)) + one for one in encoded)
+
+
+def check_outputs(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the outputs that are wanted, all if none is named.
+
+    Raises:
+        Refused: 400, if one is unknown or named twice.
+    """
+    unknown = [name for name in names if name not in OUTPUTS]
+    if unknown or len(set(names)) != len(names):
+        what = f"received {_short(unknown[0])}" if unknown else "one was named twice"
+        raise Refused(400, f"The model has the outputs {' and '.join(OUTPUTS)}; {what}.")
+    return tuple(names) or OUTPUTS
+
+
+def _tensor(given: dict, tail: bytes) -> Tensor:
+    parameters = given.get("parameters") or {}
+    size = parameters.get("binary_data_size") if isinstance(parameters, dict) else parameters
+    name, datatype, shape = (given.get(key) for key in ("name", "datatype", "shape"))
+    if size is None:
+        if tail:
+            raise Refused(400, f"{len(tail)} bytes follow the JSON, and no tensor has a binary_data_size.")
+        if not isinstance(given.get("data"), list):
+            raise Refused(400, f'The tensor has no list "data" and no binary_data_size; received {_keys(given)}.')
+        return Tensor(name, datatype, shape, given["data"])
+    if isinstance(size, bool) or not isinstance(size, int) or size != len(tail):
+        raise Refused(400, f"binary_data_size is {_short(size)}, and {len(tail)} bytes follow the JSON.")
+    if "data" in given:
+        raise Refused(400, 'A tensor is given as "data" or as binary data, not as both.')
+    return Tensor(name, datatype, shape, tail)
+
+
+def _wanted(content: dict) -> tuple[tuple[str, ...], frozenset[str]]:
+    parameters = content.get("parameters") or {}
+    wanted = content.get("outputs") or []
+    if not isinstance(parameters, dict) or not isinstance(wanted, list):
+        raise Refused(400, '"outputs" is a list and "parameters" an object, where they are given.')
+    if not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in wanted):
+        raise Refused(400, f'Each of "outputs" is an object with a "name"; received {_short(wanted)}.')
+    names = check_outputs([one["name"] for one in wanted])
+    every = bool(parameters.get("binary_data_output", False))
+    binary = {name for name in names if every}
+    for one in wanted:
+        own = one.get("parameters") or {}
+        if not isinstance(own, dict):
+            raise Refused(400, f'"parameters" of an output is an object; received {_short(own)}.')
+        if "binary_data" in own:
+            (binary.add if own["binary_data"] else binary.discard)(one["name"])
+    return names, frozenset(binary)
+
+
+# ── what both have in common ────────────────────────────────────────────────────────────────────
+
+
+def _json(body: bytes) -> dict:
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Refused(400, f"The body is not JSON ({error}).") from None
+    if not isinstance(content, dict):
+        raise Refused(400, f"The body is a JSON object; received {_short(content)}.")
+    return content
+
+
+def _base64(text: object) -> bytes:
+    if not isinstance(text, str):
+        raise Refused(400, f"A picture file is given in base64; received {_short(text)}.")
+    try:
+        return binascii.a2b_base64(text.encode("ascii", "strict"), strict_mode=True)
+    except (ValueError, UnicodeEncodeError) as error:  # binascii.Error is a ValueError
+        why = "signs outside of ASCII" if isinstance(error, UnicodeEncodeError) else str(error)
+        raise Refused(400, f"A picture is not whole base64 ({why}).") from None
+
+
+def _decoded(file: bytes, expected: Expected) -> np.ndarray:
+    try:
+        return expected.decode(file)
+    except UnreadablePicture as error:
+        raise Refused(400, f"A picture of {len(file)} bytes {error}.") from None
+
+
+def _pixels(rows: list, expected: Expected, what: str) -> np.ndarray:
+    values = _numbers(rows)
+    height, width, channels = expected.shape
+    if values.shape[1:] not in {expected.shape, (height, width) if channels == 1 else expected.shape}:
+        raise Refused(
+            400,
+            f"Each of {what} is a picture of {height} x {width} x {channels} numbers; received the shape "
+            f"{list(values.shape[1:])}.",
+        )
+    return values.reshape(-1, *expected.shape)
+
+
+def _numbers(values: list) -> np.ndarray:
+    try:
+        array = np.array(values)
+    except (ValueError, OverflowError):
+        raise Refused(400, "The lists of a picture differ in length or depth.") from None
+    if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.round(array)).all():
+        array = array.clip(-1, 256).astype(np.int64)
+    if array.dtype.kind not in "iu" or (array.size and not (array.min() >= 0 and array.max() <= 255)):
+        raise Refused(400, "Pixels are whole numbers from 0 to 255; received others.")
+    return array.astype(np.uint8)
+
+
+def _shape(shape: object, expected: Expected) -> tuple[int, ...]:
+    whole = isinstance(shape, Sequence) and all(isinstance(side, int) and not isinstance(side, bool) for side in shape)
+    if not whole or isinstance(shape, str) or len(shape) == 0 or min(shape) < 0:
+        raise Refused(400, f'"shape" is a list of whole numbers; received {_short(shape)}.')
+    _check_count(shape[0], expected)
+    return tuple(shape)
+
+
+def _check_count(count: int, expected: Expected) -> None:
+    if count == 0:
+        raise Refused(400, "A request holds at least one picture; received none.")
+    if count > expected.pictures:
+        raise Refused(
+            413, f"A request holds at most {expected.pictures} pictures; received {count}: send them in several."
+        )
+
+
+def _check_elements(found: int, shape: tuple[int, ...]) -> None:
+    if found != math.prod(shape):
+        raise Refused(400, f"The shape {list(shape)} stands for {math.prod(shape)} values; received {found}.")
+
+
+def _byte_strings(content: bytes) -> list[bytes]:
+    files, start = [], 0
+    while start < len(content):
+        end = start + 4 + int.from_bytes(content[start : start + 4], "little")
+        if start + 4 > len(content) or end > len(content):
+            raise Refused(400, f"The lengths in a binary BYTES tensor do not fit its {len(content)} bytes.")
+        files.append(content[start + 4 : end])
+        start = end
+    return files
+
+
+def _only(name: str, given: dict) -> list:
+    raise Refused(400, f'The model has the one input "{name}"; received {_keys(given)}.')
+
+
+def _keys(given: dict) -> str:
+    names = ", ".join(_short(key) for key in list(given)[:5])
+    return f"an object with {names}" if given else "an empty object"
+
+
+def _short(value: object) -> str:
+    text = repr(value if not isinstance(value, list | dict | str) else value[:_IN_JSON] if isinstance(value, str) else
+                ("a list" if isinstance(value, list) else "an object"))  # fmt: skip
+    return text[:_IN_JSON] if not isinstance(value, list | dict) else text.strip("'")

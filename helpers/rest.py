@@ -1,0 +1,342 @@
+"""The HTTP side of a serving process: a door in front of KServe's application.
+
+What is asked often (predictions) and what KServe does not know (versions, limits, keys) is answered here; the rest,
+such as health and the list of models, by KServe. Every refusal is JSON with one sentence: `{"error": "…"}`.
+"""
+
+import asyncio
+import contextlib
+import hmac
+import re
+import time
+from collections.abc import Awaitable, Callable
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from helpers import protocols
+from helpers.batching import Batcher, Full
+from helpers.live import Live, expected
+from helpers.protocols import INPUT, Limits, Refused
+from helpers.telemetry import Telemetry
+
+_MODEL = re.compile(
+    r"/(?:v1/models/(?P<v1>[^/:]+)(?:/versions/(?P<of1>[^/:]+))?(?P<do1>:predict|/metadata|)"
+    r"|v2/models/(?P<v2>[^/]+)(?:/versions/(?P<of2>[^/]+))?(?P<do2>/infer|/ready|))"
+)
+_TO_KSERVE = {"/", "/v1/models", "/v2", "/v2/health/live", "/v2/models", "/openapi.json"}
+_JSON_LENGTH = b"inference-header-content-length"
+_WORTH_A_THREAD = 16384  # bytes of a request from which reading it would keep the others waiting
+_LARGEST_HEADERS = 65536  # bytes
+
+Receive = Callable[[], Awaitable[dict]]
+Send = Callable[[dict], Awaitable[None]]
+
+
+class Door:
+    """An ASGI application in front of another one.
+
+    Args:
+        kserve: The application that answers what is not answered here.
+        live: The models.
+        telemetry: Is told of each request.
+        limits: How much of a client is put up with.
+        key: What clients have to show, as `Authorization: Bearer …` or `X-API-Key: …`; nothing if None.
+    """
+
+    def __init__(
+        self, kserve: Callable, live: Live, telemetry: Telemetry, *, limits: Limits, key: str | None = None
+    ) -> None:
+        self._kserve, self._live, self._telemetry, self._limits = kserve, live, telemetry, limits
+        self._key = key
+
+    async def __call__(self, scope: dict, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":  # uvicorn opens no web socket and has no life-span events for us
+            return
+        start, facts = time.perf_counter(), {}
+        headers = dict(scope["headers"])
+        if identity := headers.get(b"x-request-id"):
+            facts["id"] = identity.decode("latin-1")
+        route, status = "other", 500
+        try:
+            if not scope["path"].startswith("/v2/health/"):  # who asks whether it lives has no key
+                check_key(headers, self._key)
+            route, answer = self._route(scope, headers)
+            status, body, more = await answer(scope, receive, headers, facts)
+            if status is None:
+                status = await self._pass_on(scope, receive, send)
+            else:
+                await _respond(send, status, body, more, identity)
+        except Refused as refused:
+            status = refused.status
+            if status in (401, 404, 405, 413):
+                await self._discard(receive, headers)
+            facts["reason"] = str(refused)[:200]
+            await _refuse(send, refused, identity)
+        except _Gone:
+            status = 499  # as nginx calls it: the client left before its answer
+        except Exception as error:
+            self._telemetry.say("failed", route=route, reason=f"{type(error).__name__}: {error}"[:500])
+            await _refuse(send, Refused(500, "The server failed at this request; its log says why."), identity)
+        finally:
+            self._telemetry.answered(route, status, time.perf_counter() - start, **facts)
+
+    def _route(self, scope: dict, headers: dict) -> tuple[str, Callable]:
+        path, method = scope["path"], scope["method"]
+        match = _MODEL.fullmatch(path)
+        if match is None:
+            fixed = {"/metrics": self._metrics, "/v2/health/ready": self._ready}
+            if path not in fixed and path not in _TO_KSERVE:
+                raise Refused(404, "There is nothing at this address: predictions are at /v1/models/<name>:predict and "
+                                   "/v2/models/<name>/infer.")  # fmt: skip
+            route, answer = path.strip("/").replace("/", " ") or "live", fixed.get(path, self._nothing)
+        else:
+            route, answer = {
+                ":predict": ("predict", self._predict), "/infer": ("infer", self._infer),
+                "/metadata": ("metadata", self._v1_metadata), "/ready": ("ready", self._model_ready),
+                "": ("model", self._v1_model if match["v1"] else self._v2_model),
+            }[match["do1"] or match["do2"] or ""]  # fmt: skip
+            scope["model"] = match["v1"] or match["v2"], match["of1"] or match["of2"]
+        wanted = "POST" if route in ("predict", "infer") else "GET"
+        if method != wanted and not (method == "HEAD" and wanted == "GET"):
+            raise Refused(405, f"This address is asked with {wanted}; received {method[:20]}.")
+        return route, answer
+
+    # ── predictions ─────────────────────────────────────────────────────────────────────────────
+
+    async def _predict(self, scope: dict, receive: Receive, headers: dict, facts: dict) -> tuple:
+        batcher = await self._batcher(scope, facts)
+        _check_type(headers, b"application/json", b"application/x-www-form-urlencoded")  # what curl -d says of its body
+        body = await self._body(receive, headers)
+        images = await self._read(len(body), protocols.predict_request, body, self._expected(batcher))
+        answers = await self._answer(batcher, images, facts)
+        return 200, protocols.predict_response(answers, batcher.classifier.version), []
+
+    async def _infer(self, scope: dict, receive: Receive, headers: dict, facts: dict) -> tuple:
+        batcher = await self._batcher(scope, facts)
+        length = headers.get(_JSON_LENGTH)
+        binary = (b"application/octet-stream",) if length is not None else ()
+        _check_type(headers, b"application/json", *binary)
+        if length is not None and not re.fullmatch(rb"\d{1,12}", length):
+            raise Refused(400, "Inference-Header-Content-Length is the number of bytes of the JSON; received another.")
+        body = await self._body(receive, headers)
+        given = (body, None if length is None else int(length), self._expected(batcher))
+        request = await self._read(len(body), protocols.infer_request, *given)
+        if request.id:
+            facts.setdefault("id", request.id)
+        answers = await self._answer(batcher, request.images, facts)
+        model = batcher.classifier
+        content, json_length = protocols.infer_response(answers, model.name, model.version, request)
+        if json_length is None:
+            return 200, content, []
+        return 200, content, [(b"content-type", b"application/octet-stream"), (_JSON_LENGTH, b"%d" % json_length)]
+
+    async def _batcher(self, scope: dict, facts: dict) -> Batcher:
+        name, version = scope["model"]
+        batcher = self._live.find(name, version) or await self._live.get(name, version)
+        facts |= {"model": name, "version": batcher.classifier.version}
+        return batcher
+
+    def _expected(self, batcher: Batcher) -> protocols.Expected:
+        return expected(batcher.classifier, pictures=self._limits.pictures, pixels=self._limits.pixels)
+
+    async def _read(self, size: int, read: Callable, *given: object) -> object:
+        return read(*given) if size < _WORTH_A_THREAD else await asyncio.to_thread(read, *given)
+
+    async def _answer(self, batcher: Batcher, images: object, facts: dict) -> protocols.Answers:
+        facts["pictures"] = len(images)
+        answers = await answered(batcher, images, self._limits.answer_seconds)
+        self._telemetry.classified(batcher.classifier, answers)
+        return answers
+
+    async def _body(self, receive: Receive, headers: dict) -> bytes:
+        declared = headers.get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > self._limits.body:
+            raise self._too_large(declared.decode("latin-1")[:20])
+        body, more = b"", True
+        try:
+            async with asyncio.timeout(self._limits.receive_seconds):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _Gone
+                    body, more = body + message.get("body", b""), message.get("more_body", False)
+                    if len(body) > self._limits.body:
+                        raise self._too_large("more")
+        except TimeoutError:
+            seconds = self._limits.receive_seconds
+            raise Refused(408, f"The request had not arrived after {seconds:g} seconds: send it again.") from None
+        return body
+
+    def _too_large(self, found: str) -> Refused:
+        return Refused(413, f"A request has at most {self._limits.body} bytes; received {found}: send it in several.")
+
+    async def _discard(self, receive: Receive, headers: dict) -> None:
+        """Reads what a refused client is sending: one that is still writing would not see the answer."""
+        if headers.get(b"expect", b"").lower() == b"100-continue":
+            return  # it has not begun
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.receive_seconds):
+                while (message := await receive())["type"] == "http.request" and message.get("more_body", False):
+                    pass
+
+    # ── about models and the server ─────────────────────────────────────────────────────────────
+
+    async def _nothing(self, *_: object) -> tuple:
+        return None, b"", []
+
+    async def _metrics(self, *_: object) -> tuple:
+        page, kind = self._telemetry.page()
+        return 200, page, [(b"content-type", kind.encode())]
+
+    async def _ready(self, *_: object) -> tuple:
+        ready = bool(self._live.names())
+        return (200 if ready else 503), orjson.dumps({"ready": ready}), []
+
+    async def _model_ready(self, scope: dict, receive: Receive, headers: dict, facts: dict) -> tuple:
+        batcher = await self._batcher(scope, facts)
+        return 200, orjson.dumps({"name": batcher.classifier.name, "ready": True}), []
+
+    async def _v2_model(self, scope: dict, receive: Receive, headers: dict, facts: dict) -> tuple:
+        return 200, orjson.dumps(metadata((await self._batcher(scope, facts)).classifier)), []
+
+    async def _v1_model(self, scope: dict, receive: Receive, headers: dict, facts: dict) -> tuple:
+        model = (await self._batcher(scope, facts)).classifier
+        status = {
+            "version": str(model.version),
+            "state": "AVAILABLE",
+            "status": {"error_code": "OK", "error_message": ""},
+        }
+        return 200, orjson.dumps({"name": model.name, "ready": True, "model_version_status": [status]}), []
+
+    async def _v1_metadata(self, scope: dict, receive: Receive, headers: dict, facts: dict) -> tuple:
+        model = (await self._batcher(scope, facts)).classifier
+        spec = {"name": model.name, "signature_name": "serving_default", "version": str(model.version)}
+        described = metadata(model)
+        return 200, orjson.dumps({"model_spec": spec, "metadata": described, "classes": model.classes}), []
+
+    async def _pass_on(self, scope: dict, receive: Receive, send: Send) -> int:
+        told = 500
+
+        async def noting(message: dict) -> None:
+            nonlocal told
+            told = message.get("status", told)
+            await send(message)
+
+        await self._kserve(scope, receive, noting)
+        return told
+
+
+async def answered(batcher: Batcher, images: object, seconds: float) -> protocols.Answers:
+    """Returns a model's answers, or refuses: 503 if too many are waiting, 504 if it takes too long."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await batcher.answer(images)
+    except Full:
+        raise Refused(503, "The server has too much to do: ask again in a moment.") from None
+    except TimeoutError:
+        raise Refused(
+            504, f"There was no answer within {seconds:g} seconds: ask again, or for fewer pictures."
+        ) from None
+
+
+def metadata(model: "classifier.Classifier") -> dict:  # noqa: F821
+    """Returns what V2 says of a model; `classes` is ours, in the order of the probabilities."""
+    pictures = {"name": INPUT, "datatype": "UINT8", "shape": [-1, *model.predictor.input_shape]}
+    outputs = [{"name": "label", "datatype": "BYTES", "shape": [-1]},
+               {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(model.classes)]}]  # fmt: skip
+    return {"name": model.name, "versions": [str(model.version)], "platform": model.predictor.runtime,
+            "inputs": [pictures], "outputs": outputs, "classes": model.classes}  # fmt: skip
+
+
+def check_key(headers: dict[bytes, bytes], key: str | None) -> None:
+    """Raises Refused, 401, unless the headers (in lower case) show the key."""
+    if key is None:
+        return
+    shown = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+    if not hmac.compare_digest(shown, key.encode()):
+        raise Refused(401, "This server wants its key: send it as `Authorization: Bearer <key>` or `X-API-Key: <key>`.")
+
+
+class Patient(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, with a limit to how long, and how large, the beginning of a request may be."""
+
+    seconds = Limits.receive_seconds
+    _deadline: asyncio.TimerHandle | None = None
+    _unread = 0  # bytes since a request began
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._await_headers()
+
+    def data_received(self, data: bytes) -> None:
+        self._unread += len(data)
+        super().data_received(data)
+        if self._deadline is not None and self._unread > _LARGEST_HEADERS and not self.transport.is_closing():
+            self.send_400_response("The headers of a request have at most 65536 bytes.")
+
+    def on_headers_complete(self) -> None:
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._unread = 0
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._deadline is None:  # the next request of a connection that was idle
+            self._await_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _await_headers(self) -> None:
+        self._unread = 0
+        self._deadline = self.loop.call_later(self.seconds, self._too_slow)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        if not self.transport.is_closing():
+            sentence = b'{"error":"The request had not arrived in time: send it again."}'
+            self.transport.write(
+                b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
+                b"content-length: %d\r\n\r\n%s" % (len(sentence), sentence)
+            )
+            self.transport.close()
+
+
+class _Gone(Exception):
+    """The client has left."""
+
+
+def _check_type(headers: dict, *allowed: bytes) -> None:
+    kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
+    if kind not in allowed:
+        wanted = " or ".join(one.decode() for one in dict.fromkeys(allowed))
+        raise Refused(415, f"The body is {wanted}; received {kind.decode('latin-1')[:60]}.")
+
+
+async def _respond(send: Send, status: int, body: bytes, more: list, identity: bytes | None) -> None:
+    headers = more if any(name == b"content-type" for name, _ in more) else [
+        (b"content-type", b"application/json"), *more
+    ]  # fmt: skip
+    headers = [*headers, (b"content-length", b"%d" % len(body))]
+    if identity:
+        headers.append((b"x-request-id", identity))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _refuse(send: Send, refused: Refused, identity: bytes | None) -> None:
+    more = [(b"connection", b"close")] if refused.status in (408, 413) else []
+    more += [(b"retry-after", b"1")] if refused.status == 503 else []
+    more += [(b"www-authenticate", b"Bearer")] if refused.status == 401 else []
+    with contextlib.suppress(RuntimeError):  # the answer had begun, or the client is gone
+        await _respond(send, refused.status, orjson.dumps({"error": str(refused)}), more, identity)

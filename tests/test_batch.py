@@ -1,0 +1,323 @@
+"""Facts about predictions for many pictures: every one once, the same numbers, whatever happens on the way."""
+
+import io
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from helpers import artifacts, batch, classifier, data, registry
+
+CLASSES = ["ant", "bee", "cat"]
+PICTURES = np.random.default_rng(0).integers(0, 256, (23, 4, 4, 1), dtype=np.uint8)
+
+
+def png(picture):
+    file = io.BytesIO()
+    Image.fromarray(picture[..., 0]).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, write_onnx):
+    root = tmp_path_factory.mktemp("registry")
+    path = write_onnx(root / "model.onnx")
+    facts = {"classes": CLASSES, "input": [4, 4, 1], "temperature": 2.0}
+    return registry.register("tiny", path, facts=facts, made_by="test", parameters={}, root=root).path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """23 pictures in two folders, and one file that is none."""
+    for number, picture in enumerate(PICTURES):
+        path = tmp_path / "in" / ("ant" if number % 2 else "bee") / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(picture))
+    (tmp_path / "in" / "bee" / "99.png").write_bytes(png(PICTURES[0])[:45])
+    return tmp_path / "in"
+
+
+def number_of(table):
+    return table["name"].str.extract(r"(\d+)\.png")[0].astype(int).to_numpy()
+
+
+def assert_right(table, model):
+    """Every picture of `PICTURES` is there once, with the numbers of the classifier."""
+    good = table[table["error"].isna()]
+    numbers = number_of(good)
+    assert sorted(numbers) == list(range(23))
+    expected = classifier.load(model).answer(PICTURES[numbers])
+    assert good["class"].tolist() == expected.labels.tolist()
+    np.testing.assert_array_equal(np.stack(good["probabilities"]), expected.probabilities)
+    np.testing.assert_array_equal(good["probability"], expected.probabilities.max(axis=1))
+
+
+def test_a_folder_gets_a_row_for_each_file_with_the_numbers_of_the_classifier(folder, model, tmp_path):
+    done = batch.predict([folder], model, tmp_path / "out.parquet")
+    table = pd.read_parquet(done.path)
+    assert (done.pictures, done.unreadable, done.resumed, len(table)) == (23, 1, 0, 24)
+    assert_right(table, model)
+    bad = table[table["error"].notna()]
+    assert bad["name"].tolist() == ["bee/99.png"]
+    assert bad["error"].tolist() == ["is cut short"]
+    assert bad[["class", "probability", "probabilities"]].isna().all(axis=None)
+    assert table["label"].tolist() == [name.split("/")[0] for name in table["name"]]
+    right = (table["class"].astype(object) == table["label"])[table["error"].isna()]
+    assert done.accuracy == pytest.approx(right.mean())
+    assert not (tmp_path / "out.parquet.parts").exists()
+
+
+def test_the_file_says_which_model_answered_and_has_its_checksum_beside_it(folder, model, tmp_path):
+    batch.predict([folder], model, tmp_path / "out.parquet")
+    said = pq.read_schema(tmp_path / "out.parquet").metadata
+    manifest = json.loads((tmp_path / "out.parquet.manifest.json").read_text())
+    checksum = registry.manifest(model)["files"]["model.onnx"]["sha256"]
+    assert json.loads(said[b"model"]) == {"name": "tiny", "version": 1, "sha256": checksum, "temperature": 2.0}
+    assert json.loads(said[b"classes"]) == CLASSES == manifest["classes"]
+    assert manifest["model"] == json.loads(said[b"model"])
+    assert manifest["sha256"] == artifacts.sha256(tmp_path / "out.parquet")
+    assert (manifest["rows"], manifest["unreadable"], manifest["labelled"]) == (24, 1, 23)
+
+
+@pytest.mark.parametrize("shard", [1, 5, 24, 100])
+def test_the_size_of_the_shards_changes_nothing(folder, model, tmp_path, shard):
+    batch.predict([folder], model, tmp_path / "one.parquet")
+    batch.predict([folder], model, tmp_path / "out.parquet", shard=shard)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "one.parquet"), pd.read_parquet(tmp_path / "out.parquet"))
+
+
+def test_two_runs_write_the_same_bytes(folder, model, tmp_path):
+    for name in ("one", "two"):
+        batch.predict([folder], model, tmp_path / f"{name}.parquet", shard=7)
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
+
+
+def test_archives_databases_files_and_prepared_sets_are_inputs_too(folder, model, tmp_path):
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        for path in sorted(folder.rglob("*.png")):
+            archive.write(path, path.relative_to(folder))
+    with sqlite3.connect(tmp_path / "in.db") as database:
+        database.execute("create table pictures (name text, content blob)")
+        for number, picture in enumerate(PICTURES):
+            database.execute("insert into pictures values (?, ?)", (f"{number:02}.png", png(picture)))
+    splits = {"train": np.arange(20), "validation": np.array([20, 21]), "test": np.array([22])}
+    data.write(tmp_path / "set", [PICTURES], np.arange(23) % 3, CLASSES, splits, parameters={}, made_by="test")
+    inputs = [tmp_path / "in.zip", f"sqlite:///{tmp_path / 'in.db'}", folder / "bee" / "00.png", tmp_path / "set"]
+    query = "select content, null from pictures order by name"
+    done = batch.predict(inputs, model, tmp_path / "out.parquet", query=query)
+    table = pd.read_parquet(done.path)
+    counts = table[table["error"].isna()].groupby("input", observed=True).size()
+    assert counts.tolist() == [23, 23, 1, 23]
+    assert_right(table[table["input"].astype(str).str.endswith("in.zip")], model)
+    expected = classifier.load(model).answer(PICTURES)
+    for name in (f"sqlite:///{tmp_path / 'in.db'}", str(tmp_path / "set")):
+        rows = table[table["input"] == name]
+        np.testing.assert_array_equal(np.stack(rows["probabilities"]), expected.probabilities)
+
+
+def test_pictures_without_labels_and_of_any_size_are_answered(model, tmp_path):
+    (tmp_path / "flat").mkdir()
+    Image.new("RGB", (300, 200), "red").save(tmp_path / "flat" / "large.jpg")
+    (tmp_path / "flat" / "notes.txt").write_text("not a picture")
+    done = batch.predict([tmp_path / "flat"], model, tmp_path / "out.parquet")
+    table = pd.read_parquet(done.path).set_index("name")
+    assert (done.pictures, done.unreadable, done.accuracy) == (1, 1, None)
+    assert table.loc["large.jpg", "class"] in CLASSES
+    assert table.loc["notes.txt", "error"].startswith("is not a picture of a kept format")
+    assert table["label"].isna().all()
+
+
+def test_secrets_in_an_address_are_not_written(model, tmp_path):
+    with sqlite3.connect(tmp_path / "in.db") as database:
+        database.execute("create table pictures (content blob)")
+        database.execute("insert into pictures values (?)", (png(PICTURES[0]),))
+    address = f"sqlite:///{tmp_path / 'in.db'}?timeout=7"
+    batch.predict([address], model, tmp_path / "out.parquet", query="select content, null from pictures")
+    for name in ("out.parquet", "out.parquet.manifest.json"):
+        assert b"timeout" not in (tmp_path / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"output": "out.csv"}, r"written to a .parquet file; received out.csv"),
+        ({"shard": 0}, "at least one row; received 0"),
+        ({"inputs": ["nothing"]}, "There is no 'nothing'"),
+        ({"inputs": ["empty"]}, r"No picture in .*empty could be read: the first there is nothing in it"),
+        ({"inputs": ["junk"]}, r"No picture in .*junk could be read: the first is empty \(0 bytes\)"),
+        ({"model": "nothing.onnx"}, "There is no model nothing.onnx"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence_and_leaves_no_output(
+    folder, model, tmp_path, monkeypatch, change, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "junk").mkdir()
+    (tmp_path / "junk" / "a.png").write_bytes(b"")
+    given = {"inputs": [folder], "model": model, "output": "out.parquet"} | change
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        batch.predict(given.pop("inputs"), given.pop("model"), given.pop("output"), **given)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_another_size_of_a_prepared_set_is_refused(model, tmp_path):
+    splits = {"train": np.arange(3), "validation": np.array([3]), "test": np.array([4])}
+    pictures = np.zeros((5, 6, 6, 1), np.uint8)
+    pictures[:, 0, 0, 0] = range(5)
+    data.write(tmp_path / "set", [pictures], np.arange(5) % 3, CLASSES, splits, parameters={}, made_by="test")
+    with pytest.raises(ValueError, match=r"pictures are \(6, 6, 1\), and the model takes \(4, 4, 1\)"):
+        batch.predict([tmp_path / "set"], model, tmp_path / "out.parquet")
+
+
+# ── killed, full, at once ───────────────────────────────────────────────────────────────────────
+
+_STOPPING = """
+import os, signal, sys
+from helpers import batch
+model, folder, output, stop = sys.argv[1:]
+told = 0
+def progress(rows):
+    global told
+    told += rows
+    if told >= int(stop):
+        os.kill(os.getpid(), signal.SIGKILL)
+batch._CHUNK = 3
+batch.predict([folder, folder], model, output, shard=4, progress=progress)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stops", [(1,), (7,), (24, 30), (9, 9, 9, 9), (47,)])
+def test_killed_and_called_again_it_writes_what_an_undisturbed_run_does(folder, model, tmp_path, stops):
+    batch.predict([folder, folder], model, tmp_path / "one.parquet", shard=4)
+    output = tmp_path / "out.parquet"
+    for stop in stops:
+        ended = subprocess.run([sys.executable, "-c", _STOPPING, str(model), str(folder), str(output), str(stop)])
+        assert ended.returncode == -signal.SIGKILL
+        assert not output.exists()
+    left = len(list((tmp_path / "out.parquet.parts").glob("*.parquet")))
+    done = batch.predict([folder, folder], model, output, shard=4)
+    assert done.resumed == 4 * left
+    assert output.read_bytes() == (tmp_path / "one.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("change", ["input", "model", "shard"])
+def test_what_another_job_has_left_is_not_taken_up(folder, model, tmp_path, write_onnx, monkeypatch, change):
+    told = []
+
+    def stop(rows):
+        told.append(rows)
+        if sum(told) >= 15:
+            raise KeyboardInterrupt
+
+    output = tmp_path / "out.parquet"
+    monkeypatch.setattr(batch, "_CHUNK", 5)
+    with pytest.raises(KeyboardInterrupt):
+        batch.predict([folder], model, output, shard=2, progress=stop)
+    assert list((tmp_path / "out.parquet.parts").glob("*.parquet"))
+    if change == "input":
+        (folder / "bee" / "00.png").write_bytes(png(PICTURES[1]))
+    other = write_onnx(tmp_path / "other.onnx", seed=1) if change == "model" else model
+    done = batch.predict([folder], other, output, shard=3 if change == "shard" else 2)
+    assert (done.resumed, done.pictures) == (0, 23)
+
+
+def test_an_interrupted_job_is_taken_up(folder, model, tmp_path, monkeypatch):
+    told = []
+
+    def stop(rows):
+        told.append(rows)
+        if sum(told) >= 15:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch, "_CHUNK", 5)
+    with pytest.raises(KeyboardInterrupt):
+        batch.predict([folder], model, tmp_path / "out.parquet", shard=4, progress=stop)
+    done = batch.predict([folder], model, tmp_path / "out.parquet", shard=4, progress=told.append)
+    assert done.resumed >= 8
+    assert_right(pd.read_parquet(done.path), model)
+
+
+def test_two_at_once_on_one_output_are_one_too_many(folder, model, tmp_path):
+    refused = []
+
+    def again(rows):
+        with pytest.raises(OSError, match="Another process is writing .*out.parquet: wait until it ends"):
+            batch.predict([folder], model, tmp_path / "out.parquet")
+        refused.append(rows)
+
+    batch.predict([folder], model, tmp_path / "out.parquet", progress=again)
+    assert refused
+    assert_right(pd.read_parquet(tmp_path / "out.parquet"), model)
+
+
+_FULL = """
+import resource, sys
+from helpers.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_sentence_and_what_is_done_is_kept(folder, model, tmp_path):
+    command = ["predict", "--model", str(model), str(folder), "--output", str(tmp_path / "out.parquet"), "--shard", "2"]
+    ended = subprocess.run([sys.executable, "-c", _FULL, "6000", *command], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "There is no room to write in" in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+    assert len(list((tmp_path / "out.parquet.parts").glob("*.parquet"))) == 12  # the whole is larger than each
+    assert not (tmp_path / "out.parquet").exists()
+    done = batch.predict([folder], model, tmp_path / "out.parquet", shard=2)
+    assert done.resumed == 24
+    assert_right(pd.read_parquet(done.path), model)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_is_one_sentence(folder, model, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o555)
+    with pytest.raises(OSError, match="cannot be written"):
+        batch.predict([folder], model, tmp_path / "locked" / "out.parquet")
+
+
+_MEASURE = """
+import resource, sys
+from helpers import batch
+batch.predict([sys.argv[1]], sys.argv[2], sys.argv[3], shard=2000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_pictures(model, tmp_path):
+    megabytes = {}
+    for count in (4_000, 64_000):
+        pictures = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 1), dtype=np.uint8)
+        splits = {"train": np.arange(count - 2), "validation": np.array([count - 2]), "test": np.array([count - 1])}
+        path = tmp_path / str(count)
+        data.write(path, [pictures], np.arange(count) % 3, CLASSES, splits, parameters={}, made_by="test")
+        done = subprocess.run([sys.executable, "-c", _MEASURE, path, model, f"{path}.parquet"], stdout=subprocess.PIPE)
+        megabytes[count] = int(done.stdout)
+    assert megabytes[64_000] < megabytes[4_000] + 30  # 60,000 rows more would be 5 MB as bytes, 25 MB as objects
+
+
+def test_the_command_answers_and_says_how_many(folder, model, tmp_path):
+    command = [sys.executable, "-m", "helpers", "predict", "--model", str(model), str(folder), "--output"]
+    ended = subprocess.run([*command, str(tmp_path / "out.parquet")], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("23 pictures answered, 1 could not be read; ")
+    refused = subprocess.run([*command, str(tmp_path / "out.xls")], capture_output=True, text=True)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == "error: Predictions are written to a .parquet file; received out.xls.\n"
