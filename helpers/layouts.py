@@ -16,9 +16,9 @@ _SERVING = (
     "ai-edge-litert", "onnxruntime",
 )  # fmt: skip
 _CONTAINERFILE = """\
-# Serves the models in registry/. Build and run, with Podman or Docker:
+# Serves the models in registry/. Build and run, with Podman or Docker, the key of your clients in the file `key`:
 #   podman build -t {name} .
-#   podman run --rm -p 8080:8080 -p 8081:8081 --secret api_key {name}
+#   podman run --rm -p 8080:8080 -p 8081:8081 -v ./key:/run/secrets/api_key:ro {name}
 FROM python:{python}-slim
 WORKDIR /srv
 COPY requirements.txt .
@@ -117,7 +117,7 @@ def container(folder: str | Path, *, name: str, root: str | Path | None = None) 
     """Writes all that a container image of the server is built from: `Containerfile`, packages, code, live version.
 
     The packages are those of `requirements.lock` that serving needs, with their checksums. The server listens on all
-    addresses of the container and wants the key in the secret `api_key`.
+    addresses of the container and reads its key from `/run/secrets/api_key`.
 
     Args:
         folder: Where to write; replaced as a whole.

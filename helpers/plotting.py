@@ -13,7 +13,7 @@ from cycler import cycler
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 # Okabe and Ito's colours, which people with any common colour blindness tell apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -439,17 +439,40 @@ def timeline(
     """
     ax = _axes(ax)
     for index, (name, rows) in enumerate(requests.groupby(by)):
-        ax.plot(
-            rows["start"], rows["ms"], ".", color=COLOURS[index % len(COLOURS)], ms=2.5, alpha=0.6, label=_text(name)
-        )
+        size = 2.5 if len(rows) > 100 else 6  # a few among thousands are to be seen
+        ax.plot(rows["start"], rows["ms"], ".", color=COLOURS[index % len(COLOURS)], ms=size, alpha=0.6, mew=0,
+                label=_text(name))  # fmt: skip
     for name, second in (events or {}).items():
         ax.axvline(second, color=BASELINE, lw=1.2)
-        ax.annotate(f" {name}", (second, 0.97), xycoords=("data", "axes fraction"), va="top", fontsize="small")
-    ax.set(xlabel="seconds", ylabel="ms until the answer", yscale="log")
+        ax.annotate(f" {name}", (second, 0.02), xycoords=("data", "axes fraction"), va="bottom", fontsize="small")
+    ax.set(xlabel="seconds", ylabel="ms until the answer", yscale="log", ylim=(requests["ms"].min() / 2, None))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
-    legend = ax.legend(title=by.replace("_", " "), markerscale=4, loc="center right")
-    legend.set_zorder(5)
+    ax.legend(title=by.replace("_", " "), markerscale=2, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
     return ax
+
+
+def answer(image: np.ndarray, names: Sequence[str], probabilities: Sequence[float], *, most: int = 5) -> Axes:
+    """Draws a picture beside the likeliest classes that a model sees in it.
+
+    Args:
+        image: Shape (height, width) or (height, width, 1 or 3).
+        names: Of the classes.
+        probabilities: Of each, from 0 to 1.
+        most: How many classes are shown.
+
+    Returns:
+        The Axes of the bars.
+    """
+    _, (left, right) = plt.subplots(1, 2, figsize=(6, 2.2), width_ratios=(1, 1.6), layout="constrained")
+    _draw_picture(left, np.asarray(image), None)
+    left.set_axis_off()
+    best = np.argsort(probabilities)[::-1][:most]
+    bars([names[index] for index in best], np.round([probabilities[index] for index in best], 3),
+         label="probability", ax=right)  # fmt: skip
+    right.set_xlim(0, 1.18)
+    return right
 
 
 def class_balance(counts: dict[str, np.ndarray], classes: Sequence[str], *, ax: Axes | None = None) -> Axes:

@@ -1,0 +1,456 @@
+"""A real server process, asked as clients ask it, and treated as the world treats servers."""
+
+import asyncio
+import base64
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from functools import partial
+
+import numpy as np
+import psutil
+import pytest
+import requests
+from PIL import Image
+
+from helpers import artifacts, classifier, layouts, loadtest, registry, serving
+
+pytestmark = pytest.mark.slow
+CLASSES = ["ankle boot", "bag", "coat"]
+INFER, PREDICT = "/v2/models/tiny/infer", "/v1/models/tiny:predict"
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (300, 4, 4, 1), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def fill(write_onnx, images, tmp_path_factory):
+    """A function that makes a registry with the model `tiny`: version 1 is live, version 2 answers otherwise."""
+
+    def make():
+        root = tmp_path_factory.mktemp("registry")
+        for seed in (1, 2):
+            file = write_onnx(root / f"{seed}.onnx", seed=seed)
+            logits = classifier.load(file).answer(images[:20]).logits
+            facts = {"classes": CLASSES, "input": [4, 4, 1], "temperature": 1.5}
+            registry.register("tiny", {"model.onnx": file}, facts=facts, made_by="test", parameters={},
+                              examples=(images[:20], logits), root=root)  # fmt: skip
+            file.unlink()
+        registry.promote("tiny", 1, root=root)
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def answers(fill, images):
+    """What the two versions say about each picture, by number."""
+    root = fill()
+    found = {number: classifier.load(root / "tiny" / str(number)).answer(images) for number in (1, 2)}
+    assert (found[1].labels != found[2].labels).mean() > 0.2
+    return found
+
+
+@pytest.fixture(scope="module")
+def server(fill, tmp_path_factory):
+    with serving.start(fill(), log=tmp_path_factory.mktemp("log") / "server.log") as started:
+        yield started
+
+
+@pytest.fixture
+def start(fill, tmp_path):
+    """A function that starts a server on a registry of its own, for tests that change or kill something."""
+    started = []
+
+    def begin(root=None, **options):
+        started.append(serving.start(root or fill(), log=tmp_path / f"{len(started)}.log", **options))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.stop()
+
+
+def tensor(batch, **more):
+    return {"inputs": [{"name": "pictures", "shape": list(batch.shape), "datatype": "UINT8",
+                        "data": batch.ravel().tolist()}], **more}  # fmt: skip
+
+
+def post(server, path, content, **more):
+    return requests.post(server.url + path, json=content, timeout=20, **more)
+
+
+def message(images):
+    return lambda number: loadtest.json_message(INFER, tensor(images[number % len(images)][None], id=str(number)))
+
+
+def right(answers, images):
+    """A function for `loadtest.run`: is this the answer to that very request, as its version gives it?"""
+
+    def check(number, body):
+        told = json.loads(body)
+        expected = answers[int(told["model_version"])]
+        label, spread = (output["data"] for output in told["outputs"])
+        row = number % len(images)
+        same = np.allclose(spread, expected.probabilities[row], atol=1e-6)
+        return told["id"] == str(number) and label == [expected.labels[row]] and same
+
+    return check
+
+
+def log_of(server):
+    return [json.loads(line) for line in server.log.read_text().splitlines()]
+
+
+# ── answers ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_route_gives_the_answers_of_the_model_in_this_process(server, images, answers):
+    expected = answers[1]
+    v1 = post(server, PREDICT, {"instances": images.tolist()[:250]}).json()["predictions"]
+    columns = post(server, PREDICT, {"inputs": {"pictures": images[:250, :, :, 0].tolist()}}).json()["predictions"]
+    v2 = post(server, INFER, tensor(images[:250])).json()["outputs"]
+    for rows in (v1, columns):
+        assert [row["label"] for row in rows] == expected.labels[:250].tolist()
+        np.testing.assert_allclose([row["probabilities"] for row in rows], expected.probabilities[:250], atol=1e-6)
+    assert v2[0] == {"name": "label", "datatype": "BYTES", "shape": [250], "data": expected.labels[:250].tolist()}
+    np.testing.assert_allclose(np.reshape(v2[1]["data"], (250, 3)), expected.probabilities[:250], atol=1e-6)
+
+
+@pytest.mark.parametrize(("form", "options"), [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("GIF", {})])
+def test_picture_files_get_the_answers_of_their_pixels(server, images, answers, form, options):
+    files = []
+    for picture in images[:8]:
+        Image.fromarray(picture[..., 0]).save(file := io.BytesIO(), form, **options)
+        files.append({"b64": base64.b64encode(file.getvalue()).decode()})
+    told = post(server, PREDICT, {"instances": files}).json()["predictions"]
+    assert [row["label"] for row in told] == answers[1].labels[:8].tolist()
+
+
+def test_the_clients_of_kserve_are_answered_over_rest_and_grpc(server, images, answers):
+    from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
+
+    async def ask():
+        rest, found = InferenceRESTClient(RESTConfig(protocol="v2", timeout=20)), []
+        rpc = InferenceGRPCClient(server.grpc)
+        for binary in (True, False):
+            given = InferInput("pictures", [200, 4, 4, 1], "UINT8")
+            given.set_data_from_numpy(images[:200], binary_data=binary)
+            found.append(await rest.infer(server.url, InferRequest("tiny", [given]), model_name="tiny"))
+            found.append(await rpc.infer(InferRequest("tiny", [given])))
+        states = [await rpc.is_server_live(), await rpc.is_server_ready(), await rpc.is_model_ready("tiny"),
+                  await rest.is_server_ready(server.url), await rest.is_model_ready(server.url, "tiny")]  # fmt: skip
+        await rpc.close()
+        return found, states
+
+    found, states = asyncio.run(ask())
+    assert states == [True] * 5
+    for one in found:
+        labels = [label.decode() if isinstance(label, bytes) else label for label in one.outputs[0].as_numpy()]
+        assert labels == answers[1].labels[:200].tolist()
+        np.testing.assert_allclose(one.outputs[1].as_numpy(), answers[1].probabilities[:200], atol=1e-6)
+        assert one.model_name == "tiny"
+
+
+@pytest.mark.parametrize("versions", ["/v1/models/tiny/versions/{}:predict", "/v2/models/tiny/versions/{}/infer"])
+def test_any_version_can_be_asked_by_its_number(server, images, answers, versions):
+    content = {"instances": images[:50].tolist()} if "v1" in versions else tensor(images[:50])
+    for number in (1, 2):
+        told = post(server, versions.format(number), content).json()
+        rows = told.get("predictions") or [{"label": label} for label in told["outputs"][0]["data"]]
+        assert [row["label"] for row in rows] == answers[number].labels[:50].tolist()
+        assert told["model_version"] == str(number)
+
+
+def test_curl_is_answered_as_the_readme_says(server, images, answers):
+    command = ["curl", "-s", "-d", json.dumps({"instances": images[:1].tolist()}), server.url + PREDICT]
+    told = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert told["predictions"][0]["label"] == answers[1].labels[0]
+
+
+def test_what_the_model_takes_and_gives_can_be_asked(server):
+    described = requests.get(f"{server.url}/v2/models/tiny", timeout=20).json()
+    assert described["inputs"] == [{"name": "pictures", "datatype": "UINT8", "shape": [-1, 4, 4, 1]}]
+    assert described["classes"] == CLASSES
+    state = requests.get(f"{server.url}/v1/models/tiny", timeout=20).json()["model_version_status"]
+    assert state[0]["state"] == "AVAILABLE"
+    assert requests.get(f"{server.url}/v2/models", timeout=20).json() == {"models": ["tiny"]}
+    assert requests.get(f"{server.url}/v2/health/ready", timeout=20).json() == {"ready": True}
+    assert requests.get(f"{server.url}/v2/health/live", timeout=20).json() == {"live": True}
+
+
+def test_only_the_outputs_that_are_wanted_come_back_in_their_order(server, images):
+    told = post(server, INFER, tensor(images[:2], outputs=[{"name": "probabilities"}, {"name": "label"}])).json()
+    assert [output["name"] for output in told["outputs"]] == ["probabilities", "label"]
+    told = post(server, INFER, tensor(images[:2], outputs=[{"name": "label"}])).json()
+    assert [output["name"] for output in told["outputs"]] == ["label"]
+
+
+# ── what it tells of itself ─────────────────────────────────────────────────────────────────────
+
+
+def metrics(server):
+    page = requests.get(f"{server.url}/metrics", timeout=20).text
+    lines = (line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, value in lines}
+
+
+def test_the_metrics_count_what_was_asked(start, images, answers):
+    server = start(workers=2)
+    for _ in range(5):  # each on a connection of its own: either worker may take it
+        post(server, INFER, tensor(images[:7]))
+    post(server, INFER, {"inputs": []})
+    found = metrics(server)
+    assert found['workbook_requests_total{route="infer",status="200"}'] == 5
+    assert found['workbook_requests_total{route="infer",status="400"}'] == 1
+    assert found['workbook_request_seconds_count{route="infer"}'] == 6
+    assert found['workbook_batch_pictures_sum{model="tiny",version="1"}'] == 35
+    assert found['workbook_model_version{model="tiny"}'] == 1
+    counted = {label: found.get(f'workbook_predictions_total{{label="{label}",model="tiny",version="1"}}', 0)
+               for label in CLASSES}  # fmt: skip
+    assert counted == {label: 5.0 * (answers[1].labels[:7] == label).sum() for label in CLASSES}
+
+
+def test_the_log_has_a_line_for_each_request_and_no_picture(start, images):
+    server = start()
+    marked = np.full((1, 4, 4, 1), 123, np.uint8)
+    post(server, INFER, tensor(marked), headers={"X-Request-ID": "abc"})
+    post(server, PREDICT, {"instances": [{"b64": "c2VjcmV0IHBpY3R1cmU="}]})
+    server.stop()
+    lines = [line for line in log_of(server) if "route" in line]
+    assert [(line["route"], line["status"]) for line in lines] == [("infer", 200), ("predict", 400)]
+    assert lines[0]["id"] == "abc"
+    assert lines[0]["pictures"] == 1
+    assert "c2VjcmV0" not in server.log.read_text()
+    assert "123, 123" not in server.log.read_text()
+    assert "123,123" not in server.log.read_text()
+
+
+# ── keys and addresses ──────────────────────────────────────────────────────────────────────────
+
+
+def test_without_its_key_a_server_answers_nothing_but_whether_it_lives(start, images):
+    import grpc
+    from kserve import InferenceGRPCClient, InferInput, InferRequest
+
+    server = start(key="open sesame")
+    for headers, status in ({}, 401), ({"X-API-Key": "open sesam"}, 401), ({"X-API-Key": "open sesame"}, 200), (
+        {"Authorization": "Bearer open sesame"}, 200
+    ):  # fmt: skip
+        assert post(server, INFER, tensor(images[:1]), headers=headers).status_code == status
+        assert requests.get(f"{server.url}/metrics", headers=headers, timeout=20).status_code == status
+    assert requests.get(f"{server.url}/v2/health/live", timeout=20).status_code == 200
+
+    async def ask(**headers):
+        client = InferenceGRPCClient(server.grpc)
+        given = InferInput("pictures", [1, 4, 4, 1], "UINT8")
+        given.set_data_from_numpy(images[:1])
+        try:
+            return await client.infer(InferRequest("tiny", [given]), headers=tuple(headers.items()) or None)
+        finally:
+            await client.close()
+
+    assert asyncio.run(ask(authorization="Bearer open sesame")).model_name == "tiny"
+    with pytest.raises(grpc.RpcError, match="wants its key"):
+        asyncio.run(ask())
+
+
+def serve(*arguments, **environment):
+    command = [sys.executable, "-m", "helpers", "serve", *arguments]
+    changed = {name: value for name, value in os.environ.items() if name != "WORKBOOK_API_KEY"} | environment
+    return subprocess.run(command, capture_output=True, text=True, env=changed, timeout=60)
+
+
+def test_another_address_needs_a_key(fill):
+    done = serve("--registry", str(fill()), "--host", "0.0.0.0")
+    assert done.returncode != 0
+    assert "0.0.0.0 can be reached from other machines: put a key" in done.stderr
+
+
+def test_a_port_that_is_taken_is_named(fill):
+    root = str(fill())
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = serve("--registry", root, "--port", str(port))
+        assert f"127.0.0.1 port {port} cannot be listened on" in done.stderr
+        done = serve("--registry", root, "--port", "0", "--grpc-port", str(port))
+        assert "name another with --grpc-port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_registry_without_a_live_version_says_what_to_do(tmp_path):
+    assert "There is no registry" in serve("--registry", str(tmp_path / "none")).stderr
+    assert "No version of a model is promoted" in serve("--registry", str(tmp_path)).stderr
+    with pytest.raises(ValueError, match="did not start: No version of a model is promoted"):
+        serving.start(tmp_path, log=tmp_path / "log")
+
+
+# ── changes under load ──────────────────────────────────────────────────────────────────────────
+
+
+def test_a_new_version_and_the_old_one_again_lose_and_mix_up_no_request(start, fill, images, answers):
+    root = fill()
+    server = start(root)
+    found = loadtest.run(
+        server.url, message(images), clients=8, seconds=4, check=right(answers, images),
+        at={1.0: partial(registry.promote, "tiny", 2, root=root), 2.5: partial(registry.rollback, "tiny", root=root)},
+    )  # fmt: skip
+    assert len(found) > 500
+    assert (found["status"] == 200).all()
+    assert found["right"].all()
+    took = [line["version"] for line in log_of(server) if line.get("event") == "took over"]
+    assert took == [1, 2, 1]
+
+
+def test_a_killed_worker_is_replaced_and_every_request_is_answered_in_the_end(start, images, answers):
+    server = start()
+    (pid,) = server.workers()
+    found = loadtest.run(server.url, message(images), clients=8, seconds=4, check=right(answers, images), patience=20,
+                         at={1.0: lambda: os.kill(pid, signal.SIGKILL)})  # fmt: skip
+    assert found["right"].all()
+    assert found["ms"].max() < 5000
+    assert (found["tries"] > 1).any()
+    assert server.workers() not in ([], [pid])
+    assert "worker died" in [line.get("event") for line in log_of(server)]
+
+
+def test_with_two_workers_a_killed_one_is_not_missed_for_long(start, images, answers):
+    server = start(workers=2)
+    victim = server.workers()[0]
+    found = loadtest.run(server.url, message(images), clients=8, seconds=3, check=right(answers, images), patience=20,
+                         at={0.5: lambda: os.kill(victim, signal.SIGKILL)})  # fmt: skip
+    assert found["right"].all()
+    assert len(server.workers()) == 2
+    assert victim not in server.workers()
+
+
+def test_a_damaged_version_does_not_take_over(start, fill, images, answers):
+    root = fill()
+    server = start(root)
+    path = root / "tiny" / "2" / "model.onnx"
+    path.write_bytes(path.read_bytes()[:-10])
+    artifacts.write_json(root / "tiny" / "promoted", {"version": 2, "before": [1]})  # past the gate
+    time.sleep(1.5)
+    told = post(server, INFER, tensor(images[:9])).json()
+    assert told["model_version"] == "1"
+    assert told["outputs"][0]["data"] == answers[1].labels[:9].tolist()
+    assert post(server, "/v2/models/tiny/versions/2/infer", tensor(images[:1])).status_code == 503
+    said = [line for line in log_of(server) if line.get("event") == "could not load"]
+    assert 1 <= len(said) <= 2  # once when it was promoted, and once when it was asked for
+    assert "not as it was registered" in said[0]["reason"]
+
+
+def test_a_model_promoted_later_is_served_too(start, fill, images, answers):
+    root = fill()
+    server = start(root)
+    shutil.copytree(root / "tiny" / "2", root / "other" / "1")
+    artifacts.write_json(root / "other" / "promoted", {"version": 1, "before": []})
+    end = time.monotonic() + 10
+    while (told := post(server, "/v2/models/other/infer", tensor(images[:9]))).status_code == 404:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert told.json()["outputs"][0]["data"] == answers[2].labels[:9].tolist()
+
+
+# ── its end ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def gone(pids, seconds=10):
+    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], seconds)
+    return not alive
+
+
+def test_what_was_asked_before_the_end_is_answered(start, images, answers):
+    server = start()
+    found = loadtest.run(server.url, message(images), clients=4, seconds=1.5, check=right(answers, images),
+                         at={0.7: server.stop})  # fmt: skip
+    asked = found[found["status"] != 0]
+    assert len(asked) > 50
+    assert asked["right"].all()
+    broken = found[found["status"] == 0]
+    assert broken["start"].min() > 0.6  # nobody is turned away before
+    assert server.workers() == []
+
+
+def test_the_server_ends_when_whoever_started_it_is_killed(fill, tmp_path):
+    script = ("import sys; from helpers import serving; s = serving.start(sys.argv[1], log=sys.argv[2]); "
+              "print(s._process.pid, *s.workers(), flush=True); input()")  # fmt: skip
+    with subprocess.Popen([sys.executable, "-c", script, str(fill()), str(tmp_path / "log")], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, text=True) as process:  # fmt: skip
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(pids) == 2
+        process.kill()
+    assert gone(pids)
+
+
+def test_workers_end_when_their_parent_is_killed(start):
+    server = start(workers=2)
+    pids = server.workers()
+    assert len(pids) == 2
+    server._process.kill()
+    assert gone(pids)
+
+
+def test_a_signal_ends_it_in_order(fill):
+    command = [sys.executable, "-m", "helpers", "serve", "--registry", str(fill()), "--port", "0", "--grpc-port", "0"]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            line = process.stdout.readline()
+            assert line.startswith("Serving tiny 1 at http://127.0.0.1:")
+            children = [child.pid for child in psutil.Process(process.pid).children()]
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert "Traceback" not in errors
+        assert gone(children)
+
+
+def test_the_server_does_not_import_tensorflow_and_is_ready_soon(start):
+    server = start()
+    mapped = {os.path.basename(entry.path) for entry in psutil.Process(server.workers()[0]).memory_maps()}
+    assert any("onnxruntime" in name for name in mapped)
+    assert not any("tensorflow" in name for name in mapped)
+    assert server.ready_seconds < 20  # 1.1 s on a quiet machine; the benchmark has the figure
+
+
+# ── for longer ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_memory_does_not_grow_with_the_requests(start, images, answers):
+    server = start()
+    ask = partial(loadtest.run, server.url, message(images), clients=16, check=right(answers, images))
+    ask(seconds=2)
+    before = server.memory_mb()
+    found = ask(seconds=float(os.environ.get("WORKBOOK_SOAK_SECONDS", "5")))
+    assert found["right"].all()
+    assert server.memory_mb() < before + 15
+
+
+# ── elsewhere ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_folder_of_a_container_holds_a_server_that_answers(fill, images, answers, tmp_path):
+    folder = layouts.container(tmp_path / "image", name="tiny", root=fill())
+    text = (folder / "Containerfile").read_text()
+    command = json.loads(text.partition("ENTRYPOINT ")[2])
+    (tmp_path / "key").write_text("open sesame\n")
+    command = [sys.executable, *command[1:]]
+    command[command.index("0.0.0.0")] = "127.0.0.1"
+    command[command.index("/run/secrets/api_key")] = str(tmp_path / "key")
+    command += ["--port", "0", "--grpc-port", "0"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        url = process.stdout.readline().split()[4]
+        told = requests.post(url + INFER, json=tensor(images[:9]), headers={"X-API-Key": "open sesame"}, timeout=20)
+        where = psutil.Process(process.pid).children()[0].environ()["PYTHONPATH"]
+        process.terminate()
+    assert told.json()["outputs"][0]["data"] == answers[1].labels[:9].tolist()
+    assert where.split(os.pathsep)[0] == str(folder)  # its own code, not ours
