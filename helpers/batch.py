@@ -107,6 +107,14 @@ def predict(
     return summary._replace(resumed=done, seconds=time.perf_counter() - begun)
 
 
+def lines(path: str | Path) -> Iterator[str]:
+    """Yields what `predict` has written as lines for people: name, class and probability, or why there is none."""
+    for rows in pq.ParquetFile(path).iter_batches(columns=["name", "class", "probability", "error"]):
+        for row in rows.to_pylist():
+            said = row["error"] or f"{row['class']}\t{row['probability']:.3f}"
+            yield f"{row['name']}\t{said}"
+
+
 # ── inputs ──────────────────────────────────────────────────────────────────────────────────────
 
 

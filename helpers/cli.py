@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 _EXAMPLES = """\
@@ -14,7 +15,7 @@ examples:
   python -m helpers run --source ~/pictures --output /tmp/mine
   python -m helpers doctor                                  is everything in place?
   python -m helpers registry promote classifier 1           make a registered model the live one
-  python -m helpers predict --model outputs/registry/classifier ~/pictures --output answers.parquet
+  python -m helpers predict --model outputs/registry/classifier photo.jpg
   python -m helpers serve                                   answer over HTTP and gRPC on this machine
 """
 
@@ -114,7 +115,7 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
     predict.add_argument(
         "--model", required=True, metavar="M", help="model file, or folder of a registered model or of its version"
     )
-    predict.add_argument("--output", required=True, metavar="FILE", help="table to write: FILE.parquet")
+    predict.add_argument("--output", metavar="FILE", help="table to write: FILE.parquet (default: answers are printed)")
     predict.add_argument("--query", default="", metavar="SQL", help="for a database: SELECT bytes … ORDER BY …")
     predict.add_argument("--shard", type=int, default=10_000, metavar="N", help="pictures that are kept at a time")
     predict.set_defaults(command=_predict)
@@ -196,11 +197,18 @@ def _predict(parsed: argparse.Namespace) -> int:
 
     from helpers import batch
 
-    live = sys.stderr.isatty()
-    with tqdm(unit=" pictures", disable=not live, file=sys.stderr) as bar:
-        done = batch.predict(
-            parsed.inputs, parsed.model, parsed.output, query=parsed.query, shard=parsed.shard, progress=bar.update
-        )
+    def predict(output: str | Path) -> "batch.Summary":
+        with tqdm(unit=" pictures", disable=not sys.stderr.isatty(), file=sys.stderr) as bar:
+            return batch.predict(
+                parsed.inputs, parsed.model, output, query=parsed.query, shard=parsed.shard, progress=bar.update
+            )
+
+    if parsed.output is None:
+        with tempfile.TemporaryDirectory() as folder:
+            for line in batch.lines(predict(Path(folder, "answers.parquet")).path):
+                print(line)
+        return 0
+    done = predict(parsed.output)
     print(
         f"{done.pictures} pictures answered, {done.unreadable} could not be read"
         + (f", {done.resumed} rows were there already" if done.resumed else "")

@@ -3,9 +3,12 @@ import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
-from helpers import artifacts, cli, doctor, kernel
+from helpers import artifacts, classifier, cli, doctor, inference, kernel, registry
 
 
 @pytest.fixture
@@ -81,6 +84,13 @@ def test_an_error_is_told_as_a_sentence(error, sentence):
         (["run", "--source", "no/such/folder"], "There is no 'no/such/folder': a source is a folder, "),
         (["refresh", "99"], "There is no notebook '99': there are 01_data_preparation, "),
         (["kernel", "install", "--prefix", __file__], f"The kernel cannot be installed in {__file__}"),
+        (["registry", "list"], "The registry has no version of any model: run notebook 05, or name another."),
+        (["registry", "list", "cats"], "The registry has no version of cats: run notebook 05, or name another."),
+        (["registry", "promote", "cats", "1"], "The registry has no version 1 of the model cats; there is none."),
+        (["registry", "rollback", "cats"], "There is no model cats in the registry."),
+        (["predict", "--model", "no.onnx", "x.png"], "There is no model no.onnx: "),
+        (["serve"], "There is no registry "),
+        (["serve", "--api-key-file", "no/key"], "no/key: No such file or directory."),
     ],
 )
 def test_a_refusal_is_one_sentence_and_status_2(arguments, sentence, capsys):
@@ -90,6 +100,61 @@ def test_a_refusal_is_one_sentence_and_status_2(arguments, sentence, capsys):
     assert told.err.count("\n") == 1
     assert told.out == ""
     assert not artifacts.outputs().exists()
+
+
+@pytest.fixture
+def model(write_onnx, tmp_path):
+    """Two registered versions of the model `pets`, the first live."""
+    images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 1), dtype=np.uint8)
+    for seed in (1, 2):
+        file = write_onnx(tmp_path / "model.onnx", seed=seed)
+        facts = {"classes": ["ant", "bee", "cat"], "input": [4, 4, 1], "test_accuracy": 0.9 + seed / 100}
+        examples = images, inference.load(file).predict(images)
+        registry.register("pets", file, facts=facts, examples=examples, made_by="test", parameters={})
+    registry.promote("pets", 1)
+    return artifacts.outputs() / "registry" / "pets"
+
+
+def test_the_registry_is_listed_promoted_and_rolled_back(model, capsys):
+    def listed():
+        assert cli.main(["registry", "list", "pets"]) == 0
+        return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+    assert [(line[1], line[2] == "live") for line in listed()] == [("1", True), ("2", False)]
+    assert cli.main(["registry", "promote", "pets", "2"]) == 0
+    assert capsys.readouterr().out == "Version 2 of pets is live.\n"
+    assert [(line[1], line[2] == "live") for line in listed()] == [("1", False), ("2", True)]
+    assert listed()[0][-2:] == ["0.9100", "model.onnx"]
+    assert cli.main(["registry", "rollback", "pets"]) == 0
+    assert capsys.readouterr().out == "Version 1 of pets is live again.\n"
+    assert registry.promoted("pets") == 1
+    assert cli.main(["registry", "promote", "pets", "2", "--registry", str(model.parent)]) == 0
+    assert registry.promoted("pets") == 2
+
+
+def test_predict_prints_an_answer_for_each_picture(model, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    picture = np.random.default_rng(1).integers(0, 256, (4, 4), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").write_bytes(b"no picture")
+    assert cli.main(["predict", "--model", str(model), str(tmp_path / "in")]) == 0
+    told = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    answer = classifier.load(model).answer(picture[None, :, :, None])
+    assert told[0] == ["a.png", answer.labels[0], f"{answer.probabilities.max():.3f}"]
+    assert told[1][0] == "b.png"
+    assert len(told) == 2
+
+
+def test_predict_writes_a_table_and_says_what_became_of_the_pictures(model, tmp_path, capsys):
+    for number, label in enumerate(("ant", "bee")):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        Image.fromarray(np.full((4, 4), 50 + number, np.uint8)).save(tmp_path / "in" / label / "one.png")
+    output = tmp_path / "answers.parquet"
+    assert cli.main(["predict", "--model", str(model / "2"), str(tmp_path / "in"), "--output", str(output)]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("2 pictures answered, 0 could not be read; ")
+    assert told.endswith(f"% as labelled: {output}\n")
+    assert len(pd.read_parquet(output)) == 2
 
 
 def test_an_interrupt_is_one_line_and_status_130(monkeypatch, capsys):
@@ -126,7 +191,8 @@ def test_help_is_quick_and_names_every_command():
     before = time.perf_counter()
     told = subprocess.run([sys.executable, "-m", "helpers", "--help"], capture_output=True, text=True, check=True)
     took = time.perf_counter() - before
-    assert all(word in told.stdout for word in ("run", "doctor", "report", "refresh", "kernel"))
+    commands = {"run", "predict", "serve", "registry", "doctor", "report", "refresh", "kernel"}
+    assert commands <= set(told.stdout.split())
     assert took < 2.0  # 0.08 s on a quiet machine; importing papermill alone takes 2 s
 
 
