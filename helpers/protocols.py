@@ -24,11 +24,11 @@ _IN_JSON = 40  # characters of a value that an error repeats at most
 
 
 class Refused(ValueError):
-    """A request that cannot be answered: an HTTP status and one sentence for its sender."""
+    """A request that cannot be answered: an HTTP status, one sentence for its sender, and what its status asks for."""
 
-    def __init__(self, status: int, sentence: str) -> None:
+    def __init__(self, status: int, sentence: str, *, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         super().__init__(sentence)
-        self.status = status
+        self.status, self.headers = status, headers
 
 
 @dataclass(frozen=True)

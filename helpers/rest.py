@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from helpers import protocols
+from helpers import openapi, protocols
 from helpers.batching import Batcher, Full
 from helpers.live import Live, expected
 from helpers.protocols import INPUT, Limits, Refused
@@ -24,7 +24,7 @@ _MODEL = re.compile(
     r"/(?:v1/models/(?P<v1>[^/:]+)(?:/versions/(?P<of1>[^/:]+))?(?P<do1>:predict|/metadata|)"
     r"|v2/models/(?P<v2>[^/]+)(?:/versions/(?P<of2>[^/]+))?(?P<do2>/infer|/ready|))"
 )
-_TO_KSERVE = {"/", "/v1/models", "/v2", "/v2/health/live", "/v2/models", "/openapi.json"}
+_TO_KSERVE = {"/", "/v1/models", "/v2", "/v2/health/live", "/v2/models"}
 _JSON_LENGTH = b"inference-header-content-length"
 _WORTH_A_THREAD = 16384  # bytes of a request from which reading it would keep the others waiting
 _LARGEST_HEADERS = 65536  # bytes
@@ -69,7 +69,7 @@ class Door:
                 await _respond(send, status, body, more, identity)
         except Refused as refused:
             status = refused.status
-            if status in (401, 404, 405, 413):
+            if status in (401, 404, 405, 413) and "whole" not in scope:
                 await self._discard(receive, headers)
             facts["reason"] = str(refused)[:200]
             await _refuse(send, refused, identity)
@@ -85,7 +85,7 @@ class Door:
         path, method = scope["path"], scope["method"]
         match = _MODEL.fullmatch(path)
         if match is None:
-            fixed = {"/metrics": self._metrics, "/v2/health/ready": self._ready}
+            fixed = {"/metrics": self._metrics, "/v2/health/ready": self._ready, "/openapi.json": self._openapi}
             if path not in fixed and path not in _TO_KSERVE:
                 raise Refused(404, "There is nothing at this address: predictions are at /v1/models/<name>:predict and "
                                    "/v2/models/<name>/infer.")  # fmt: skip
@@ -99,7 +99,10 @@ class Door:
             scope["model"] = match["v1"] or match["v2"], match["of1"] or match["of2"]
         wanted = "POST" if route in ("predict", "infer") else "GET"
         if method != wanted and not (method == "HEAD" and wanted == "GET"):
-            raise Refused(405, f"This address is asked with {wanted}; received {method[:20]}.")
+            allowed = b"POST" if wanted == "POST" else b"GET, HEAD"
+            raise Refused(
+                405, f"This address is asked with {wanted}; received {method[:20]}.", headers=[(b"allow", allowed)]
+            )
         return route, answer
 
     # ── predictions ─────────────────────────────────────────────────────────────────────────────
@@ -107,7 +110,7 @@ class Door:
     async def _predict(self, scope: dict, receive: Receive, headers: dict, facts: dict) -> tuple:
         batcher = await self._batcher(scope, facts)
         _check_type(headers, b"application/json", b"application/x-www-form-urlencoded")  # what curl -d says of its body
-        body = await self._body(receive, headers)
+        body = await self._body(scope, receive, headers)
         images = await self._read(len(body), protocols.predict_request, body, self._expected(batcher))
         answers = await self._answer(batcher, images, facts)
         return 200, protocols.predict_response(answers, batcher.classifier.version), []
@@ -119,7 +122,7 @@ class Door:
         _check_type(headers, b"application/json", *binary)
         if length is not None and not re.fullmatch(rb"\d{1,12}", length):
             raise Refused(400, "Inference-Header-Content-Length is the number of bytes of the JSON; received another.")
-        body = await self._body(receive, headers)
+        body = await self._body(scope, receive, headers)
         given = (body, None if length is None else int(length), self._expected(batcher))
         request = await self._read(len(body), protocols.infer_request, *given)
         if request.id:
@@ -149,7 +152,7 @@ class Door:
         self._telemetry.classified(batcher.classifier, answers)
         return answers
 
-    async def _body(self, receive: Receive, headers: dict) -> bytes:
+    async def _body(self, scope: dict, receive: Receive, headers: dict) -> bytes:
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > self._limits.body:
             raise self._too_large(declared.decode("latin-1")[:20])
@@ -166,6 +169,7 @@ class Door:
         except TimeoutError:
             seconds = self._limits.receive_seconds
             raise Refused(408, f"The request had not arrived after {seconds:g} seconds: send it again.") from None
+        scope["whole"] = True
         return body
 
     def _too_large(self, found: str) -> Refused:
@@ -188,6 +192,10 @@ class Door:
     async def _metrics(self, *_: object) -> tuple:
         page, kind = self._telemetry.page()
         return 200, page, [(b"content-type", kind.encode())]
+
+    async def _openapi(self, *_: object) -> tuple:
+        models = [self._live.find(name).classifier for name in self._live.names()]
+        return 200, orjson.dumps(openapi.describe(models, self._limits, key=self._key is not None)), []
 
     async def _ready(self, *_: object) -> tuple:
         ready = bool(self._live.names())
@@ -335,7 +343,7 @@ async def _respond(send: Send, status: int, body: bytes, more: list, identity: b
 
 
 async def _refuse(send: Send, refused: Refused, identity: bytes | None) -> None:
-    more = [(b"connection", b"close")] if refused.status in (408, 413) else []
+    more = [*refused.headers, *([(b"connection", b"close")] if refused.status in (408, 413) else [])]
     more += [(b"retry-after", b"1")] if refused.status == 503 else []
     more += [(b"www-authenticate", b"Bearer")] if refused.status == 401 else []
     with contextlib.suppress(RuntimeError):  # the answer had begun, or the client is gone
