@@ -153,6 +153,10 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
     serve.add_argument("--threads", type=int, default=1, metavar="N", help="of one call of a model")
     serve.add_argument("--largest-batch", type=int, default=64, metavar="N", help="pictures in one call of a model")
     serve.add_argument("--api-key-file", metavar="FILE", help="file whose first line is the key that clients show")
+    serve.add_argument(
+        "--limit", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="to a request: body (bytes), pictures, pixels, receive_seconds, answer_seconds, connections",
+    )  # fmt: skip
     serve.add_argument("--follow", action="store_true", help=argparse.SUPPRESS)  # ends with its standard input
     serve.set_defaults(command=_serve)
 
@@ -250,8 +254,9 @@ def _registry_rollback(parsed: argparse.Namespace) -> int:
 
 
 def _serve(parsed: argparse.Namespace) -> int:
-    from helpers import artifacts, serving
+    from helpers import artifacts, protocols, serving
 
+    limits = protocols.limits(dict(parsed.limit))
     key = os.environ.get("WORKBOOK_API_KEY")
     if parsed.api_key_file is not None:
         key = Path(parsed.api_key_file).expanduser().read_text(encoding="utf-8").partition("\n")[0].strip()
@@ -264,6 +269,7 @@ def _serve(parsed: argparse.Namespace) -> int:
         key=key or None,
         largest=parsed.largest_batch,
         threads=parsed.threads,
+        limits=limits,
         follow=parsed.follow,
         say=lambda line: print(line, flush=True),
     )

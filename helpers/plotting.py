@@ -449,7 +449,9 @@ def timeline(
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
-    ax.legend(title=by.replace("_", " "), markerscale=2, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
+    legend = ax.legend(title=by.replace("_", " "), loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
+    for handle in legend.legend_handles:
+        handle.set(markersize=8, alpha=1)
     return ax
 
 

@@ -9,7 +9,7 @@ import binascii
 import math
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +50,25 @@ class Limits:
     receive_seconds: float = 10.0
     answer_seconds: float = 30.0
     connections: int = 1000
+
+
+def limits(given: dict[str, str]) -> Limits:
+    """Returns the usual limits but for those that are given, as text, by name.
+
+    Raises:
+        ValueError: If there is no such limit, or its value is none.
+    """
+    usual, changed = asdict(Limits()), {}
+    for name, value in given.items():
+        if name not in usual:
+            raise ValueError(f"There is no limit {name!r}: there are {', '.join(usual)}.")
+        try:
+            changed[name] = type(usual[name])(value)
+        except ValueError:
+            changed[name] = -1
+        if not changed[name] > 0:
+            raise ValueError(f"The limit {name} is {value!r}: it must be a number above 0, such as {usual[name]}.")
+    return Limits(**changed)
 
 
 class Expected(NamedTuple):

@@ -90,6 +90,9 @@ def test_an_error_is_told_as_a_sentence(error, sentence):
         (["registry", "rollback", "cats"], "There is no model cats in the registry."),
         (["predict", "--model", "no.onnx", "x.png"], "There is no model no.onnx: "),
         (["serve"], "There is no registry "),
+        (["serve", "--limit", "colours", "3"], "There is no limit 'colours': there are body, pictures, pixels, "),
+        (["serve", "--limit", "body", "much"], "The limit body is 'much': it must be a number above 0, such as 167772"),
+        (["serve", "--limit", "pictures", "0"], "The limit pictures is '0': it must be a number above 0, such as 256."),
         (["serve", "--api-key-file", "no/key"], "no/key: No such file or directory."),
     ],
 )

@@ -1,0 +1,503 @@
+"""What a server should not be sent: each gets its status and one sentence, and the next request its answer."""
+
+import asyncio
+import base64
+import io
+import json
+import pickle
+import socket
+import struct
+import time
+import zlib
+from typing import NamedTuple
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+import requests
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
+from PIL import Image
+
+from helpers import classifier, registry, serving
+
+pytestmark = pytest.mark.slow
+INFER, PREDICT = "/v2/models/tiny/infer", "/v1/models/tiny:predict"
+PIXELS = list(range(0, 160, 10))
+GOOD = {"name": "pictures", "shape": [1, 4, 4, 1], "datatype": "UINT8", "data": PIXELS}
+PATIENCE = 1.0  # seconds until the server gives a slow client up
+
+
+@pytest.fixture(scope="module")
+def server(write_onnx, tmp_path_factory):
+    root = tmp_path_factory.mktemp("registry")
+    images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), dtype=np.uint8)
+    file = write_onnx(root / "model.onnx")
+    examples = images, classifier.load(file).answer(images).logits
+    registry.register("tiny", file, facts={"classes": ["a", "b", "c"], "input": [4, 4, 1]}, made_by="test",
+                      parameters={}, examples=examples, root=root)  # fmt: skip
+    registry.promote("tiny", 1, root=root)
+    with serving.start(root, log=root / "log", arguments=("--limit", "receive_seconds", str(PATIENCE))) as started:
+        started.first, started.model = started.workers(), classifier.load(root / "tiny")
+        assert answered_right(started)
+        started.memory = started.memory_mb()
+        yield started
+
+
+def answered_right(server):
+    told = requests.post(server.url + INFER, json={"inputs": [GOOD]}, timeout=20).json()
+    expected = server.model.answer(np.uint8(PIXELS).reshape(1, 4, 4, 1))
+    return told["outputs"][0]["data"] == expected.labels.tolist() and np.allclose(
+        told["outputs"][1]["data"], expected.probabilities, atol=1e-6
+    )
+
+
+def is_a_sentence(text):
+    return 20 <= len(text) <= 400 and text.endswith(".") and text.isprintable() and "Traceback" not in text
+
+
+# ── the requests ────────────────────────────────────────────────────────────────────────────────
+
+
+class Case(NamedTuple):
+    name: str
+    path: str
+    body: bytes
+    status: int = 400
+    says: str = ""
+    headers: dict = {}
+    method: str = "POST"
+
+
+def infer(name, body, says="", status=400, **headers):
+    body = body if isinstance(body, bytes) else json.dumps(body).encode()
+    given = {"content-type": "application/json"} | {key.replace("_", "-"): value for key, value in headers.items()}
+    return Case(f"infer: {name}", INFER, body, status, says, given)
+
+
+def tensor(title, says="", status=400, /, *, without=(), **changed):
+    given = {key: value for key, value in (GOOD | changed).items() if key not in without}
+    return infer(f"tensor with {title}", {"inputs": [given]}, says, status)
+
+
+def predict(name, body, says="", status=400):
+    body = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Case(f"predict: {name}", PREDICT, body, status, says, {"content-type": "application/json"})
+
+
+def picture(name, content, says="A picture of"):
+    return predict(f"a picture that is {name}", {"instances": [{"b64": base64.b64encode(content).decode()}]}, says)
+
+
+def saved(form):
+    Image.fromarray(np.arange(0, 240, 15, np.uint8).reshape(4, 4)).save(file := io.BytesIO(), form)
+    return file.getvalue()
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width, height, pixels=b""):
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
+
+
+WHOLE = json.dumps({"inputs": [GOOD]}).encode()
+TEXTS = {
+    "empty": b"", "a number": b"1", "a text": b'"pictures"', "null": b"null", "a list": b"[]", "NaN": b"NaN",
+    "an open brace": b"{", "100,000 brackets": b"[" * 100_000, "100,000 braces": b'{"inputs":' * 100_000,
+    "single quotes": b"{'inputs': []}", "a trailing comma": b'{"inputs": [],}', "a comment": b"{} // this",
+    "two objects": b"{}{}", "a byte order mark": b"\xef\xbb\xbf{}", "no UTF-8": b'{"inputs": "\xff\xfe"}',
+    "UTF-16": WHOLE.decode().encode("utf-16"), "a lone surrogate": b'{"id": "\\ud800", "inputs": []}',
+    "a raw control character": b'{"id": "a\x00b"}', "XML": b"<inputs/>", "YAML": b"inputs: []", "a form": b"inputs=1",
+    "a pickle": pickle.dumps({"inputs": []}), "zeros": b"\0" * 1000, "spaces": b" " * 1000,
+}  # fmt: skip
+JSON = [infer(f"{name} as body", text) for name, text in TEXTS.items()]
+JSON += [infer(f"cut after {cut} of {len(WHOLE)} bytes", WHOLE[:cut], "JSON") for cut in range(5, len(WHOLE), 16)]
+JSON += [predict(f"{name} as body", text) for name, text in list(TEXTS.items())[:12]]
+
+INPUTS = {"null": None, "an object": {}, "nothing": [], "a text": "pictures", "a number": 1, "a list of numbers": [1],
+          "a list of lists": [[]], "a list of null": [None], "two tensors": [GOOD, GOOD],
+          "an empty tensor": [{}]}  # fmt: skip
+V2 = [infer(f"inputs that are {name}", {"inputs": value}) for name, value in INPUTS.items()]
+V2 += [infer("no inputs", {}, '"inputs" is a list'), infer("Inputs", {"Inputs": [GOOD]}, '"inputs" is a list')]
+V2 += [tensor(f"no {field}", without=[field]) for field in GOOD]
+V2 += [tensor(f"the name {name!r}", "one input", name=name)
+       for name in ("Pictures", "", "input_0", None, 1, ["pictures"])]  # fmt: skip
+V2 += [tensor(f"the type {kind!r}", "UINT8", datatype=kind)
+       for kind in ("FP32", "INT8", "INT64", "uint8", "BOOL", "STRING", "", None, 1, [])]  # fmt: skip
+V2 += [tensor(f"the shape {shape!r}", shape=shape) for shape in (
+    None, "1441", 1, {}, [], [1], [16], [1, 16], [4, 4], [1, 4, 4, 1, 1], [2, 4, 4, 1], [1, 5, 4, 1], [1, 4, 5, 1],
+    [1, 4, 4, 3], [0, 4, 4, 1], [-1, 4, 4, 1], [1, -4, -4, 1], [1.0, 4, 4, 1], ["1", 4, 4, 1], [True, 4, 4, 1],
+    [None, 4, 4, 1], [[1, 4, 4, 1]], [1, 4, 4, 10**9],
+)]  # fmt: skip
+V2 += [tensor(f"the shape {shape!r}", "at most 256 pictures", 413, shape=shape)
+       for shape in ([257, 4, 4, 1], [2**31, 4, 4, 1], [2**62, 4, 4, 1])]  # fmt: skip
+VALUES = {
+    "nothing": [], "a pixel too few": PIXELS[1:], "a pixel too many": [*PIXELS, 0], "null": None, "an object": {},
+    "a text": "0" * 16, "a number": 7, "a negative": [-1, *PIXELS[1:]], "256": [256, *PIXELS[1:]],
+    "a half": [0.5, *PIXELS[1:]], "texts": ["0"] * 16, "nulls": [None] * 16, "a null": [None, *PIXELS[1:]],
+    "true": [True] * 16, "1e300": [1e300, *PIXELS[1:]], "2^63": [2**63, *PIXELS[1:]], "2^64": [2**64, *PIXELS[1:]],
+    "10^30": [10**30, *PIXELS[1:]], "-2^63": [-(2**63), *PIXELS[1:]], "objects": [{}] * 16, "lists": [[]] * 16,
+    "ragged lists": [[1, 2], [3]], "lists of texts": [["a"] * 4] * 4, "an emoji": ["🙂"] * 16,
+    "another base": ["0x10"] * 16,
+}  # fmt: skip
+V2 += [tensor(f"data that are {name}", data=value) for name, value in VALUES.items()]
+V2 += [infer(f"the pixel {text}", WHOLE.replace(b"[0, 10", f"[{text}, 10".encode()))
+       for text in ("NaN", "Infinity", "-Infinity", "1e400", "-1e400", "0x10", "01", "+1", ".5", "1e")]  # fmt: skip
+V2 += [infer(f"the id {value!r}", {"inputs": [GOOD], "id": value}, '"id"') for value in (1, [], {}, True)]
+V2 += [infer(f"outputs {value!r}", {"inputs": [GOOD], "outputs": value}, says) for value, says in (
+    ("label", '"outputs" is a list'), ({"name": "label"}, '"outputs" is a list'), ([1], "an object"),
+    ([{}], "an object"), ([{"name": 1}], "an object"), ([{"name": "logits"}], "logits"),
+    ([{"name": "label"}] * 2, "named twice"),
+    ([{"name": "label", "parameters": 1}], '"parameters"'),
+)]  # fmt: skip
+V2 += [infer(f"parameters {value!r}", {"inputs": [GOOD], "parameters": value}) for value in (1, "x", [1])]
+
+
+def binary(title, says="", /, *, size=16, tail=bytes(16), length=None, more=None, status=400, **changed):
+    given = {key: value for key, value in GOOD.items() if key != "data"} | changed
+    head = json.dumps({"inputs": [given | {"parameters": {"binary_data_size": size}} | (more or {})]}).encode()
+    length = str(len(head)) if length is None else length
+    return infer(f"binary, {title}", head + tail, says, status, content_type="application/octet-stream",
+                 inference_header_content_length=length)  # fmt: skip
+
+
+def strings(*files):
+    return b"".join(struct.pack("<I", len(file)) + file for file in files)
+
+
+V2 += [
+    binary("too few bytes", "15 bytes follow", tail=bytes(15)), binary("too many bytes", tail=bytes(17)),
+    binary("no bytes", tail=b""), binary("size 0", size=0), binary("a negative size", size=-16),
+    binary("size as text", size="16"), binary("size that is true", size=True), binary("a huge size", size=2**62),
+    binary("size as a float", size=16.5), binary("and data as well", "not as both", more={"data": PIXELS}),
+    binary("parameters that are a list", more={"parameters": []}), binary("no size", more={"parameters": {}}),
+    binary("length beyond the body", "Content-Length is", length="99999"), binary("length 0", length="0"),
+    binary("a negative length", "number of bytes", length="-1"), binary("length as words", "number", length="ten"),
+    binary("an empty length", "number", length=" "), binary("a long length", "number", length="9" * 50),
+    binary("length inside of the JSON", length="20"), binary("another shape", shape=[1, 2, 2, 1]),
+    binary("FP32", "UINT8", datatype="FP32", size=64, tail=bytes(64)),
+    binary("files with a shape of pixels", "[n]", datatype="BYTES"),
+    binary("files, lengths beyond the end", "lengths", datatype="BYTES", shape=[1], tail=b"\xff" * 16),
+    binary("files, half a length", "lengths", datatype="BYTES", shape=[1], size=3, tail=bytes(3)),
+    binary("files, two where one is said", datatype="BYTES", shape=[1], size=8, tail=strings(b"", b"")),
+    binary("files, one where two are said", datatype="BYTES", shape=[2], size=4, tail=strings(b"")),
+    binary("files that are empty", "A picture of 0 bytes", datatype="BYTES", shape=[1], size=4, tail=strings(b"")),
+    binary("files, 257", "at most 256", datatype="BYTES", shape=[257], size=1028, tail=bytes(1028), status=413),
+]  # fmt: skip
+
+ROWS = np.uint8(PIXELS).reshape(4, 4).tolist()
+V1 = [predict(f"instances that are {name}", {"instances": value}) for name, value in {
+    "null": None, "an object": {}, "a text": "x", "a number": 1, "nothing": [], "a null": [None], "numbers": [1, 2],
+    "texts": ["a"], "empty lists": [[]], "a row": [ROWS[0]], "too wide": [[row + [0] for row in ROWS]],
+    "too high": [[*ROWS, ROWS[0]]], "ragged": [[[1, 2], [3]]], "two sizes": [ROWS, [row[:3] for row in ROWS]],
+    "in colour": [[[[1, 2, 3]] * 4] * 4], "negative": [[[-1] * 4] * 4], "too bright": [[[256] * 4] * 4],
+    "halves": [[[0.5] * 4] * 4], "null pixels": [[[None] * 4] * 4], "text pixels": [[["1"] * 4] * 4],
+    "true": [[[True] * 4] * 4], "an empty object": [{}], "another object": [{"b65": "aGVsbG8="}],
+    "a file and more": [{"b64": "aGVsbG8=", "name": "x"}], "a file that is null": [{"b64": None}],
+    "a file that is a number": [{"b64": 7}], "a file that is a list": [{"b64": ["aGVsbG8="]}],
+    "a file and pixels of another size": [{"b64": base64.b64encode(saved("PNG")).decode()}, [[1]]],
+    "named wrongly": [{"images": ROWS}],
+}.items()]  # fmt: skip
+V1 += [
+    predict("neither instances nor inputs", {"examples": [ROWS]}, '"instances" or "inputs"'),
+    predict("both", {"instances": [ROWS], "inputs": [ROWS]}, '"instances" or "inputs"'),
+    predict("inputs of another name", {"inputs": {"images": [ROWS]}}, "one input"),
+    predict("inputs of two names", {"inputs": {"pictures": [ROWS], "more": [ROWS]}}, "one input"),
+    predict("inputs that are a text", {"inputs": "x"}, "is a list"),
+    predict("another signature", {"instances": [ROWS], "signature_name": "train"}, "signature"),
+    predict("a signature that is a number", {"instances": [ROWS], "signature_name": 1}, "signature"),
+    predict("257 pictures", {"instances": [ROWS] * 257}, "at most 256", 413),
+]
+V1 += [predict(f"base64 with {name}", {"instances": [{"b64": text}]}, "base64") for name, text in {
+    "a sign missing": "aGVsbG8", "a space": "aGVs bG8=", "a line break": "aGVs\nbG8=", "a dash": "-_-_", "text behind":
+    "aGVsbG8=x", "too much padding": "aGVsbG8===", "only padding": "====", "umlauts": "äöü=", "one sign": "a",
+    "a data address": "data:image/png;base64,aGVsbG8=",
+}.items()]  # fmt: skip
+V1 += [picture(name, content) for name, content in {
+    "empty": b"", "a word": b"hello", "a page": b"<html><script>alert(1)</script></html>",
+    "a drawing in SVG": b'<svg xmlns="http://www.w3.org/2000/svg"/>', "a pickle": pickle.dumps(print),
+    "a PDF": b"%PDF-1.7\n", "an archive": b"PK\x03\x04" + bytes(60), "a program": b"\x7fELF" + bytes(60),
+    "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n", "the head of a PNG": b"\x89PNG\r\n\x1a\n",
+    "a bomb": png(50_000, 50_000), "a wide bomb": png(2**31 - 1, 1), "a PNG without pixels": png(4, 4), "a PNG of size 0": png(0, 0),
+    "a PNG with too few pixels": png(400, 400, bytes(99)),
+    "a PNG with a damaged head": saved("PNG").replace(b"IHDR", b"IHDX"), "a GIF cut": saved("GIF")[:30],
+    "a JPEG cut": saved("JPEG")[:-30], "a JPEG cut early": saved("JPEG")[:100], "a BMP cut": saved("BMP")[:60],
+    "a TIFF cut": saved("TIFF")[:20], "a WebP cut": saved("WEBP")[:24],
+}.items()]  # fmt: skip
+V1 += [picture(f"a PNG cut after {cut} bytes", saved("PNG")[:cut]) for cut in range(10, len(saved("PNG")) - 20, 12)]
+
+NAMES = [
+    "..", "../tiny", "..%2ftiny", "%2e%2e%2f%2e%2e%2fetc%2fpasswd", "..\\tiny", "tiny%00", "tiny%0d%0aX-Evil:%201",
+    "tiny/..", "Tiny", "tiny%20", "%74iny%2f", "kitchen", "~root", "x" * 3000, "%F0%9F%99%82", "%ff%fe",
+    "tiny;version=1", "{tiny}", "$(id)", "'%20OR%201=1", "tiny,tiny", "*", "<b>", "registry", "promoted",
+]  # fmt: skip
+PATHS = [Case(f"the model {name[:40]}", f"/v2/models/{name}/infer", WHOLE, 404) for name in NAMES]
+PATHS += [Case(f"the model {name[:40]} for V1", f"/v1/models/{name}:predict", b"{}", 404) for name in NAMES[:12]]
+PATHS += [Case(f"the version {version[:40]}", f"/v2/models/tiny/versions/{version}/infer", WHOLE, 404)
+          for version in ("0", "2", "99", "-1", "+1", "01", "1.0", "1e0", "0x1", "latest", "%31%30", "1%00", "..",
+                          "..%2f1", "9" * 9, "9" * 400, "%D9%A1", "%C2%B2", "1;2", "None")]  # fmt: skip
+PATHS += [Case(f"the address {path[:40]}", path, WHOLE, 404) for path in (
+    "/v2/models//infer", "//v2/models/tiny/infer", "/v2/models/tiny/infer/", "/v2/models/tiny/Infer",
+    "/V2/models/tiny/infer", "/v2/models/tiny/versions//infer", "/v2/repository/index",
+    "/v2/repository/models/tiny/load", "/v3/models/tiny/infer", "/v1/models/tiny:classify",
+    "/v1/models/tiny:predict:predict", "/v1/models/tiny:explain", "/.env", "/docs", "/redoc", "/admin",
+    "/v2/models/tiny/generate", "/openai/v1/models", "/metrics/../v2x", "/static/../../etc/passwd",
+)]  # fmt: skip
+METHODS = [Case(f"{method} of {path}", path, b"", 405, "is asked with", method=method) for path, method in (
+    (INFER, "GET"), (INFER, "PUT"), (INFER, "DELETE"), (INFER, "PATCH"), (INFER, "OPTIONS"), (INFER, "HEAD"),
+    (PREDICT, "GET"), (PREDICT, "TRACE"), ("/v2/models/tiny", "POST"), ("/metrics", "DELETE"), ("/v2", "PUT"),
+    ("/openapi.json", "POST"), ("/v2/health/live", "POST"), ("/v2/models/tiny/versions/infer", "POST"),
+)]  # fmt: skip
+TYPES = [infer(f"the type {kind or 'of nothing'}", WHOLE, "The body is application/json", 415, content_type=kind)
+         for kind in ("text/plain", "text/html", "application/xml", "multipart/form-data; boundary=x", "image/png",
+                      "application/octet-stream", "application/x-www-form-urlencoded", "application/jsonx", "x",
+                      "application/msgpack")]  # fmt: skip
+CASES = [*JSON, *V2, *V1, *PATHS, *METHODS, *TYPES]
+
+
+def test_there_are_at_least_200_of_them_each_with_a_name_of_its_own():
+    assert len({case.name for case in CASES}) == len(CASES) >= 200
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.encode("ascii", "replace").decode())
+def test_a_bad_request_is_refused_with_a_sentence(server, case):
+    target = server.url.removeprefix("http://")
+    lines = [f"{case.method} {case.path} HTTP/1.1", f"host: {target}", f"content-length: {len(case.body)}",
+             "connection: close", *(f"{name}: {value}" for name, value in case.headers.items())]  # fmt: skip
+    status, headers, body = exchange(server, "\r\n".join(lines).encode() + b"\r\n\r\n" + case.body)
+    assert status == case.status, body
+    if case.method != "HEAD":
+        assert headers["content-type"] == "application/json"
+        told = json.loads(body)
+        assert set(told) == {"error"}
+        assert is_a_sentence(told["error"]), told
+        assert case.says in told["error"]
+    assert answered_right(server)
+
+
+# ── over the wire ───────────────────────────────────────────────────────────────────────────────
+
+
+def connect(server):
+    host, _, port = server.url.removeprefix("http://").rpartition(":")
+    return socket.create_connection((host, int(port)), timeout=20)
+
+
+def exchange(server, content):
+    """Sends bytes as they are; returns status, headers and body of what comes back, (None, {}, b"") for nothing."""
+    with connect(server) as connection:
+        connection.sendall(content)
+        return answer(connection)
+
+
+def answer(connection):
+    received = b""
+    while more := connection.recv(65536):
+        received += more
+    if not received:
+        return None, {}, b""
+    head, _, body = received.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return int(first.split()[1]), headers, body
+
+
+LINE, HEAD = f"POST {INFER} HTTP/1.1\r\n".encode(), b"host: x\r\nconnection: close\r\n"
+WIRE = {
+    "no HTTP at all": b"hello\r\n\r\n", "a TLS greeting": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100),
+    "zeros": bytes(200), "a method of its own": b"FROBNICATE / HTTP/1.1\r\nhost: x\r\n\r\n",
+    "HTTP/9.9": b"GET / HTTP/9.9\r\nhost: x\r\n\r\n",
+    "a space in the address": b"GET /v2 /models HTTP/1.1\r\nhost: x\r\n\r\n",
+    "a header without a colon": LINE + b"nonsense\r\n" + HEAD + b"\r\n",
+    "a header with a zero": LINE + b"x-a: a\0b\r\n" + HEAD + b"\r\n",
+    "two different lengths": LINE + HEAD + b"content-length: 5\r\ncontent-length: 6\r\n\r\nhello",
+    "a length that is a word": LINE + HEAD + b"content-length: five\r\n\r\nhello",
+    "a negative length": LINE + HEAD + b"content-length: -5\r\n\r\nhello",
+    "a length and chunks": LINE + HEAD + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a chunk of no length": LINE + HEAD + b"transfer-encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
+    "100 kB of headers": LINE + b"x-a: " + b"a" * 100_000 + b"\r\n" + HEAD + b"\r\n",
+    "10,000 headers": LINE + b"x-a: a\r\n" * 10_000 + HEAD + b"\r\n",
+    "an address of 100 kB": b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WIRE)
+def test_what_is_no_request_is_answered_with_4xx_or_a_closed_connection(server, name):
+    status, _, _ = exchange(server, WIRE[name])
+    assert status is None or 400 <= status < 500
+    assert answered_right(server)
+
+
+def test_100_mb_are_refused_by_their_length_before_they_come(server):
+    with connect(server) as connection:
+        connection.sendall(LINE + HEAD + b"content-length: 104857600\r\nexpect: 100-continue\r\n\r\n")
+        status, _, body = answer(connection)
+    assert status == 413
+    assert "at most 16777216 bytes; received 104857600" in json.loads(body)["error"]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_100_mb_that_come_all_the_same_are_refused_and_not_kept(server, chunked):
+    megabyte = b" " * 2**20
+    size = b"transfer-encoding: chunked\r\n\r\n" if chunked else b"content-length: 104857600\r\n\r\n"
+    with connect(server) as connection:
+        connection.sendall(LINE + HEAD + size)
+        try:
+            for _ in range(100):
+                connection.sendall(b"100000\r\n" + megabyte + b"\r\n" if chunked else megabyte)
+            connection.sendall(b"0\r\n\r\n" if chunked else b"")
+            status, _, body = answer(connection)
+        except ConnectionError:  # it may have turned its back meanwhile
+            status, body = 413, b'{"error": ""}'
+    assert status == 413
+    assert "error" in json.loads(body)
+    assert server.memory_mb() < server.memory + 60
+    assert answered_right(server)
+
+
+SLOW = {
+    "the first line": b"POST /v2", "the headers": LINE + b"host: x\r\nx-slow: ", "nothing": b"",
+    "the body": LINE + HEAD + b"content-length: 500\r\n\r\n",
+    "a chunk": LINE + HEAD + b"transfer-encoding: chunked\r\n\r\n500\r\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SLOW)
+def test_a_client_that_dribbles_is_given_up_and_keeps_nobody_waiting(server, what):
+    begun = time.monotonic()
+    with connect(server) as connection:
+        connection.sendall(SLOW[what])
+        try:
+            while time.monotonic() < begun + 10:
+                connection.settimeout(0.1)
+                try:
+                    if connection.recv(65536):
+                        break
+                except TimeoutError:
+                    connection.sendall(b"a" if what != "nothing" else b"")
+                    continue
+                break
+        except ConnectionError:
+            pass
+    assert PATIENCE - 0.2 < time.monotonic() - begun < PATIENCE + 4
+    assert answered_right(server)
+
+
+def test_a_hundred_idle_connections_keep_nobody_waiting(server):
+    held = [connect(server) for _ in range(100)]
+    assert answered_right(server)
+    for connection in held:
+        connection.close()
+
+
+def test_a_client_that_leaves_in_the_middle_disturbs_nobody(server):
+    for cut in (20, 60, 150):
+        with connect(server) as connection:
+            connection.sendall((LINE + HEAD + b"content-length: 900\r\n\r\n" + WHOLE)[:cut])
+    assert answered_right(server)
+
+
+def test_requests_in_one_go_are_answered_one_after_the_other(server):
+    one = LINE + b"host: x\r\ncontent-length: %d\r\n\r\n" % len(WHOLE) + WHOLE
+    last = one.replace(b"host: x", b"host: x\r\nconnection: close")
+    with connect(server) as connection:
+        connection.sendall(one + LINE + b"host: x\r\ncontent-length: 2\r\n\r\n{}" + last)
+        received = b""
+        while more := connection.recv(65536):
+            received += more
+    assert [int(part[:3]) for part in received.split(b"HTTP/1.1 ")[1:]] == [200, 400, 200]
+
+
+# ── gRPC ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def call(model="tiny", version="", outputs=(), inputs=1, raw=(), contents=None, **changed):
+    given = {"name": "pictures", "datatype": "UINT8", "shape": [1, 4, 4, 1]} | changed
+    request = messages.ModelInferRequest(model_name=model, model_version=version)
+    for _ in range(inputs):
+        contents = {"uint_contents": PIXELS} if contents is None and not raw else contents
+        request.inputs.add(**given, **({"contents": contents} if contents else {}))
+    for name in outputs:
+        request.outputs.add(name=name)
+    request.raw_input_contents.extend(raw)
+    return request
+
+
+INVALID, MISSING, LARGE = "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"
+CALLS = {
+    "another name": (call(name="images"), INVALID), "no name": (call(name=""), INVALID),
+    "another type": (call(datatype="FP32"), INVALID), "no type": (call(datatype=""), INVALID),
+    "NaN": (call(datatype="FP32", contents={"fp32_contents": [float("nan")] * 16}), INVALID),
+    "another shape": (call(shape=[1, 5, 5, 1]), INVALID), "no shape": (call(shape=[]), INVALID),
+    "a negative shape": (call(shape=[-1, 4, 4, 1]), INVALID), "one dimension": (call(shape=[16]), INVALID),
+    "257 pictures": (call(shape=[257, 4, 4, 1]), LARGE), "no pictures": (call(shape=[0, 4, 4, 1]), INVALID),
+    "too few pixels": (call(contents={"uint_contents": PIXELS[1:]}), INVALID),
+    "too bright": (call(contents={"uint_contents": [256] * 16}), INVALID),
+    "values of another field": (call(contents={"int_contents": PIXELS}), INVALID),
+    "raw, too few": (call(raw=[bytes(15)]), INVALID), "raw, too many": (call(raw=[bytes(17)]), INVALID),
+    "raw, two": (call(raw=[bytes(16), bytes(16)]), INVALID),
+    "raw and contents": (call(raw=[bytes(16)], contents={"uint_contents": PIXELS}), INVALID),
+    "no inputs": (call(inputs=0), INVALID), "two inputs": (call(inputs=2), INVALID),
+    "unknown output": (call(outputs=["logits"]), INVALID), "an output twice": (call(outputs=["label"] * 2), INVALID),
+    "no picture": (call(datatype="BYTES", shape=[1], contents={"bytes_contents": [b"hello"]}), INVALID),
+    "a bomb": (call(datatype="BYTES", shape=[1], contents={"bytes_contents": [png(50_000, 50_000)]}), INVALID),
+    "raw files, lengths that lie": (call(datatype="BYTES", shape=[1], raw=[b"\xff" * 16]), INVALID),
+    "unknown model": (call("kitchen"), MISSING), "no model": (call(""), MISSING), "a path": (call("../tiny"), MISSING),
+    "unknown version": (call(version="99"), MISSING), "a version that is a path": (call(version="../1"), MISSING),
+    "a version that is a word": (call(version="latest"), MISSING), "20 MB": (call(raw=[bytes(20_000_000)]), LARGE),
+}  # fmt: skip
+
+
+def infer_over_grpc(server, request):
+    with grpc.insecure_channel(server.grpc) as channel:
+        return services.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=20)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_bad_call_is_refused_with_a_sentence(server, name):
+    request, code = CALLS[name]
+    with pytest.raises(grpc.RpcError) as refused:
+        infer_over_grpc(server, request)
+    assert refused.value.code().name == code, refused.value.details()
+    if name != "20 MB":  # gRPC's own sentence
+        assert is_a_sentence(refused.value.details())
+    expected = server.model.answer(np.uint8(PIXELS).reshape(1, 4, 4, 1)).labels[0].encode()
+    assert infer_over_grpc(server, call()).raw_output_contents[0][4:] == expected
+
+
+def test_models_are_not_loaded_by_clients(server):
+    with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError, match="promoted in the registry"):
+        stub = services.GRPCInferenceServiceStub(channel)
+        stub.RepositoryModelLoad(messages.RepositoryModelLoadRequest(), timeout=20)
+
+
+# ── and after all of it ─────────────────────────────────────────────────────────────────────────
+
+
+def test_one_process_has_lived_through_it_with_its_memory_flat_and_nothing_of_it_in_its_log(server):
+    assert server.workers() == server.first
+    assert psutil.pid_exists(server.first[0])
+    assert server.memory_mb() < server.memory + 60
+    log = server.log.read_text()
+    assert '"failed"' not in log
+    for secret in ("aGVsbG8", "PGh0bWw", "0, 10, 20", "0,10,20", base64.b64encode(saved("PNG")).decode()[:20]):
+        assert secret not in log
+
+
+def test_it_answers_many_right_while_it_refuses_many(server):
+    async def everything():
+        def bad(number):
+            case = CASES[number % len(JSON)]
+            return requests.post(server.url + case.path, data=case.body, headers=case.headers, timeout=20).status_code
+
+        refused = [asyncio.to_thread(bad, number) for number in range(100)]
+        answered = [asyncio.to_thread(answered_right, server) for _ in range(100)]
+        return await asyncio.gather(*refused, *answered)
+
+    results = asyncio.run(everything())
+    assert set(results[:100]) == {400}
+    assert set(results[100:]) == {True}
