@@ -1,0 +1,175 @@
+"""Many requests in few calls of a model: who asked gets the answer, whatever happens to the others."""
+
+import asyncio
+import gc
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from helpers.batching import Batcher, Full
+from helpers.classifier import Answers
+
+
+class Doubling:
+    """A classifier whose logits are twice the first pixel, and that takes as long as a test wants."""
+
+    def __init__(self, seconds=0.0):
+        self.calls, self.threads, self.seconds, self.fails = [], set(), seconds, False
+
+    def answer(self, images):
+        self.calls.append(len(images))
+        self.threads.add(threading.current_thread().name)
+        time.sleep(self.seconds)
+        if self.fails:
+            raise ValueError("the model is ill")
+        first = images[:, 0, 0, 0].astype(np.float32)
+        return Answers(np.array([f"is {value:.0f}" for value in first]), first[:, None], 2 * first[:, None])
+
+
+def picture(value, count=1):
+    return np.full((count, 2, 2, 1), value, np.uint8)
+
+
+def test_every_request_gets_its_own_answer():
+    model = Doubling(0.002)
+
+    async def ask():
+        batcher = Batcher(model, largest=16)
+        return await asyncio.gather(*(batcher.answer(picture(value, 1 + value % 3)) for value in range(200)))
+
+    for value, answers in enumerate(asyncio.run(ask())):
+        assert answers.labels.tolist() == [f"is {value}"] * (1 + value % 3)
+        assert answers.logits.ravel().tolist() == [2 * value] * (1 + value % 3)
+    assert sum(model.calls) == sum(1 + value % 3 for value in range(200))
+
+
+def test_what_waits_is_answered_by_one_call_and_no_call_is_larger_than_the_largest():
+    model, seen = Doubling(0.005), []
+
+    async def ask():
+        batcher = Batcher(model, largest=8, observe=seen.append)
+        await asyncio.gather(*(batcher.answer(picture(1)) for _ in range(41)))
+
+    asyncio.run(ask())
+    assert model.calls == [8, 8, 8, 8, 8, 1]
+    assert seen == model.calls
+
+
+def test_an_idle_model_answers_at_once_and_alone():
+    model = Doubling()
+
+    async def ask():
+        batcher = Batcher(model)
+        for _ in range(3):
+            await batcher.answer(picture(1))
+
+    asyncio.run(ask())
+    assert model.calls == [1, 1, 1]
+
+
+def test_a_largest_batch_of_one_leaves_each_request_by_itself_and_whole():
+    model = Doubling()
+
+    async def ask():
+        batcher = Batcher(model, largest=1)
+        await asyncio.gather(batcher.answer(picture(1, 5)), batcher.answer(picture(2)), batcher.answer(picture(3)))
+
+    asyncio.run(ask())
+    assert model.calls == [5, 1, 1]
+
+
+def test_requests_are_answered_in_the_order_in_which_they_came():
+    order = []
+
+    async def ask():
+        batcher = Batcher(Doubling(0.001), largest=4)
+
+        async def one(number):
+            await batcher.answer(picture(number))
+            order.append(number)
+
+        await asyncio.gather(*map(one, range(30)))
+
+    asyncio.run(ask())
+    assert order == list(range(30))
+
+
+def test_more_pictures_than_may_wait_are_turned_away_and_the_others_answered():
+    async def ask():
+        batcher = Batcher(Doubling(0.01), largest=4, waiting=10)
+        first = asyncio.gather(*(batcher.answer(picture(number)) for number in range(10)))
+        await asyncio.sleep(0)
+        with pytest.raises(Full):
+            await batcher.answer(picture(0, 20))
+        answers = await first
+        return answers, await batcher.answer(picture(9, 10))
+
+    answers, after = asyncio.run(ask())
+    assert [one.labels[0] for one in answers] == [f"is {number}" for number in range(10)]
+    assert len(after.labels) == 10
+
+
+def test_an_error_of_the_model_reaches_all_whom_it_concerns_and_the_next_are_answered():
+    model = Doubling(0.005)
+
+    async def ask():
+        batcher = Batcher(model, largest=8)
+        model.fails = True
+        failed = await asyncio.gather(*(batcher.answer(picture(1)) for _ in range(12)), return_exceptions=True)
+        model.fails = False
+        return failed, await batcher.answer(picture(3))
+
+    failed, after = asyncio.run(ask())
+    assert [str(error) for error in failed] == ["the model is ill"] * 12
+    assert after.labels.tolist() == ["is 3"]
+
+
+def test_whoever_leaves_disturbs_nobody():
+    async def ask():
+        batcher = Batcher(Doubling(0.01), largest=8)
+        tasks = [asyncio.create_task(batcher.answer(picture(number))) for number in range(20)]
+        await asyncio.sleep(0.002)
+        for number in (0, 3, 19):
+            tasks[number].cancel()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    for number, found in enumerate(asyncio.run(ask())):
+        if number in (0, 3, 19):
+            assert isinstance(found, asyncio.CancelledError)
+        else:
+            assert found.labels.tolist() == [f"is {number}"]
+
+
+def test_the_loop_turns_on_while_the_model_works():
+    async def ask():
+        batcher, turns = Batcher(Doubling(0.1)), 0
+        task = asyncio.create_task(batcher.answer(picture(1)))
+        while not task.done():
+            await asyncio.sleep(0.005)
+            turns += 1
+        return turns
+
+    assert asyncio.run(ask()) >= 8
+
+
+def test_drain_waits_for_all_that_was_asked_and_the_thread_goes_with_the_batcher():
+    model = Doubling(0.005)
+
+    async def ask():
+        batcher = Batcher(model, largest=2)
+        tasks = [asyncio.create_task(batcher.answer(picture(1))) for _ in range(9)]
+        await asyncio.sleep(0)
+        await batcher.drain()
+        return [task.done() or task for task in tasks], SimpleNamespace(threads=list(model.threads))
+
+    asyncio.run(ask())
+    assert sum(model.calls) == 9
+    assert len(model.threads) == 1
+    gc.collect()
+    end = time.monotonic() + 5
+    while any(thread.name in model.threads for thread in threading.enumerate()):
+        assert time.monotonic() < end
+        time.sleep(0.01)

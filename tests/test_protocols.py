@@ -1,0 +1,243 @@
+"""What clients say, understood or refused with a sentence; a server's side of it is in test_refusals.py."""
+
+import base64
+import json
+import struct
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from helpers import protocols
+from helpers.classifier import Answers
+from helpers.pictures import UnreadablePicture
+from helpers.protocols import Expected, Limits, Refused, Tensor
+
+
+def decode(file):
+    if len(file) != 16:
+        raise UnreadablePicture("is no picture")
+    return np.frombuffer(file, np.uint8).reshape(4, 4, 1)
+
+
+EXPECTED = Expected((4, 4, 1), 5, decode)
+COLOUR = Expected((2, 2, 3), 5, decode)
+PICTURES = st.integers(1, 5).flatmap(lambda n: arrays(np.uint8, (n, 4, 4, 1)))
+ANSWERS = Answers(np.array(["a", "ä€"]), np.float32([[0.75, 0.25], [0.125, 0.875]]), np.zeros((2, 2), np.float32))
+
+
+def refused(status, says, read, *given):
+    with pytest.raises(Refused, match=says) as error:
+        read(*given)
+    assert error.value.status == status
+
+
+# ── TensorFlow Serving ──────────────────────────────────────────────────────────────────────────
+
+
+@given(PICTURES)
+def test_rows_and_columns_with_and_without_channels_are_the_same_pictures(images):
+    flat, named = images[..., 0].tolist(), [{"pictures": one} for one in images.tolist()]
+    for content in (
+        {"instances": images.tolist()}, {"instances": flat}, {"instances": named}, {"inputs": images.tolist()},
+        {"inputs": {"pictures": flat}}, {"instances": images.astype(float).tolist()},
+        {"instances": flat, "signature_name": "serving_default"},
+        {"instances": [{"b64": base64.b64encode(one.tobytes()).decode()} for one in images]},
+    ):  # fmt: skip
+        found = protocols.predict_request(json.dumps(content).encode(), EXPECTED)
+        np.testing.assert_array_equal(found, images)
+        assert found.dtype == np.uint8
+
+
+def test_pixels_and_files_may_be_mixed():
+    one, two = np.zeros((4, 4), np.uint8), np.full((4, 4), 7, np.uint8)
+    content = {"instances": [one.tolist(), {"b64": base64.b64encode(two.tobytes()).decode()}]}
+    found = protocols.predict_request(json.dumps(content).encode(), EXPECTED)
+    np.testing.assert_array_equal(found[..., 0], [one, two])
+
+
+def test_colour_pictures_are_not_taken_without_their_channels():
+    ok = protocols.predict_request(json.dumps({"instances": np.ones((1, 2, 2, 3), int).tolist()}).encode(), COLOUR)
+    assert ok.shape == (1, 2, 2, 3)
+    flat = json.dumps({"instances": np.ones((1, 2, 2), int).tolist()}).encode()
+    refused(400, r"2 x 2 x 3 numbers; received the shape \[2, 2\]", protocols.predict_request, flat, COLOUR)
+
+
+def test_the_answer_in_rows():
+    told = json.loads(protocols.predict_response(ANSWERS, 3))
+    assert told == {"model_version": "3", "predictions": [
+        {"label": "a", "probability": 0.75, "probabilities": [0.75, 0.25]},
+        {"label": "ä€", "probability": 0.875, "probabilities": [0.125, 0.875]},
+    ]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "says"),
+    [
+        ([], 400, "JSON object; received a list"), ({}, 400, "an empty object"),
+        ({"instances": [], "inputs": []}, 400, "an object with 'instances', 'inputs'"),
+        ({"instances": []}, 400, "at least one picture; received none"),
+        ({"instances": [[[0] * 4] * 4] * 6}, 413, "at most 5 pictures; received 6: send them in several"),
+        ({"inputs": {"images": []}}, 400, 'one input "pictures"; received an object with \'images\''),
+        ({"instances": [{"b64": "!"}]}, 400, "not whole base64"),
+        ({"instances": [{"b64": "ä"}]}, 400, "outside of ASCII"),
+        ({"instances": [{"b64": "AAAA"}]}, 400, "A picture of 3 bytes is no picture"),
+        ({"instances": [[[0] * 4] * 3]}, 400, r"received the shape \[3, 4\]"),
+        ({"instances": [[[0] * 4, [0] * 3]]}, 400, "differ in length or depth"),
+        ({"instances": [[[-1] * 4] * 4]}, 400, "whole numbers from 0 to 255"),
+        ({"instances": [[[0.5] * 4] * 4]}, 400, "whole numbers from 0 to 255"),
+        ({"instances": [[[1e300] * 4] * 4]}, 400, "whole numbers from 0 to 255"),
+        ({"instances": 3, "signature_name": "x"}, 400, "only signature"),
+    ],
+)  # fmt: skip
+def test_what_is_no_prediction_is_refused(content, status, says):
+    refused(status, says, protocols.predict_request, json.dumps(content).encode(), EXPECTED)
+
+
+# ── Open Inference Protocol V2 ──────────────────────────────────────────────────────────────────
+
+
+def v2(images, **more):
+    tensor = {"name": "pictures", "datatype": "UINT8", "shape": list(images.shape), "data": images.ravel().tolist()}
+    return json.dumps({"inputs": [tensor], **more}).encode()
+
+
+@given(PICTURES)
+def test_json_and_binary_pixels_and_files_are_the_same_pictures(images):
+    files = [one.tobytes() for one in images]
+    shape = list(images.shape)
+    for tensor in (
+        Tensor("pictures", "UINT8", shape, images.ravel().tolist()),
+        Tensor("pictures", "UINT8", shape, images.tolist()),
+        Tensor("pictures", "UINT8", shape[:3], images.tobytes()), Tensor("pictures", "UINT8", shape, images.tobytes()),
+        Tensor("pictures", "BYTES", shape[:1], [base64.b64encode(file).decode() for file in files]),
+        Tensor("pictures", "BYTES", shape[:1], b"".join(struct.pack("<I", len(file)) + file for file in files)),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(protocols.read(tensor, EXPECTED), images)
+
+
+@given(PICTURES)
+def test_a_binary_tensor_behind_the_json(images):
+    tensor = {"name": "pictures", "datatype": "UINT8", "shape": list(images.shape),
+              "parameters": {"binary_data_size": images.size}}  # fmt: skip
+    head = json.dumps({"inputs": [tensor], "id": "7"}).encode()
+    found = protocols.infer_request(head + images.tobytes(), len(head), EXPECTED)
+    np.testing.assert_array_equal(found.images, images)
+    assert found.id == "7"
+
+
+IMAGE = np.zeros((1, 4, 4, 1), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("more", "outputs", "binary"),
+    [
+        ({}, ("label", "probabilities"), set()),
+        ({"outputs": []}, ("label", "probabilities"), set()),
+        ({"outputs": [{"name": "probabilities"}]}, ("probabilities",), set()),
+        ({"parameters": {"binary_data_output": True}}, ("label", "probabilities"), {"label", "probabilities"}),
+        ({"outputs": [{"name": "label", "parameters": {"binary_data": True}}]}, ("label",), {"label"}),
+        ({"parameters": {"binary_data_output": True},
+          "outputs": [{"name": "label", "parameters": {"binary_data": False}}, {"name": "probabilities"}]},
+         ("label", "probabilities"), {"probabilities"}),
+    ],
+)  # fmt: skip
+def test_which_outputs_are_wanted_and_how(more, outputs, binary):
+    found = protocols.infer_request(v2(IMAGE, **more), None, EXPECTED)
+    assert (found.outputs, found.binary) == (outputs, binary)
+
+
+@pytest.mark.parametrize("binary", [(), ("label",), ("probabilities",), ("label", "probabilities")])
+def test_the_answer_in_tensors_is_read_by_kserve(binary):
+    from kserve import InferResponse
+
+    request = protocols.Request(IMAGE, "id 1", protocols.OUTPUTS, frozenset(binary))
+    body, length = protocols.infer_response(ANSWERS, "pets", 2, request)
+    assert (length is not None) == bool(binary)
+    head = json.loads(body[:length])
+    assert (head["model_name"], head["model_version"], head["id"]) == ("pets", "2", "id 1")
+    label, spread = InferResponse.from_bytes(body, length or len(body)).outputs
+    named = [one.decode() if isinstance(one, bytes) else one for one in label.as_numpy().tolist()]
+    assert named == ["a", "ä€"]
+    np.testing.assert_array_equal(spread.as_numpy(), ANSWERS.probabilities)
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"))))
+def test_packed_strings_have_their_length_before_them(texts):
+    packed, found = protocols.pack_strings(texts), []
+    while packed:
+        (size,) = struct.unpack("<I", packed[:4])
+        found.append(packed[4 : 4 + size].decode())
+        packed = packed[4 + size :]
+    assert found == texts
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "says"),
+    [
+        ({"name": "images"}, 400, 'one input "pictures"; received \'images\''),
+        ({"datatype": "FP32"}, 400, "UINT8 or BYTES; received 'FP32'"),
+        ({"shape": [1, 5, 4, 1]}, 400, r"\[n, 4, 4, 1\]; received \[1, 5, 4, 1\]"),
+        ({"shape": [True, 4, 4, 1]}, 400, "list of whole numbers"), ({"shape": "1441"}, 400, "list of whole numbers"),
+        ({"shape": [-1, 4, 4, 1]}, 400, "list of whole numbers"), ({"shape": [6, 4, 4, 1]}, 413, "at most 5"),
+        ({"shape": [0, 4, 4, 1]}, 400, "at least one"),
+        ({"shape": [2, 4, 4, 1]}, 400, "stands for 32 values; received 16"),
+        ({"datatype": "BYTES", "shape": [1, 1]}, 400, r"shape \[n\]; received \[1, 1\]"),
+        ({"datatype": "BYTES", "shape": [1], "data": [7]}, 400, "in base64; received 7"),
+        ({"datatype": "BYTES", "shape": [2], "data": ["AAAA"]}, 400, "stands for 2 values; received 1"),
+        ({"datatype": "BYTES", "shape": [1], "data": b"\1\0\0"}, 400, "lengths in a binary BYTES tensor"),
+        ({"datatype": "BYTES", "shape": [1], "data": b"\1\0\0\0"}, 400, "lengths in a binary BYTES tensor"),
+    ],
+)  # fmt: skip
+def test_a_tensor_that_does_not_fit_is_refused(changed, status, says):
+    tensor = Tensor("pictures", "UINT8", [1, 4, 4, 1], [0] * 16)._replace(**changed)
+    refused(status, says, protocols.read, tensor, EXPECTED)
+
+
+KEYS = st.text() | st.sampled_from(["inputs", "instances", "name", "shape", "datatype", "data", "b64", "parameters"])
+LEAVES = st.none() | st.booleans() | st.floats() | st.integers() | st.text()
+
+
+@given(st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner)))
+def test_whatever_json_comes_in_is_read_or_refused_with_a_sentence(content):
+    try:
+        body = orjson.dumps(content)
+    except TypeError:  # a whole number that orjson does not write
+        return
+    for read in (protocols.predict_request, lambda body, expected: protocols.infer_request(body, None, expected)):
+        with pytest.raises(Refused) as error:
+            read(body, EXPECTED)
+        assert error.value.status in (400, 413)
+        assert len(str(error.value)) < 400
+
+
+@given(st.binary(max_size=100), st.none() | st.integers(-5, 120))
+def test_whatever_bytes_come_in_are_refused_with_a_sentence(body, length):
+    with pytest.raises(Refused):
+        protocols.infer_request(body, length, EXPECTED)
+
+
+def test_an_error_repeats_little_of_what_came_in():
+    with pytest.raises(Refused) as error:
+        protocols.read(Tensor("x" * 10_000, "UINT8", [1, 4, 4, 1], []), EXPECTED)
+    assert len(str(error.value)) < 120
+
+
+# ── limits ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_limits_are_the_usual_ones_but_for_those_given():
+    found = protocols.limits({"body": "100", "receive_seconds": "0.5"})
+    assert found == Limits(body=100, receive_seconds=0.5)
+    assert protocols.limits({}) == Limits()
+
+
+@pytest.mark.parametrize("given", [{"body": "1.5"}, {"body": "-1"}, {"pixels": "nan"}, {"answer_seconds": "nan"}])
+def test_a_limit_that_is_none_is_refused(given):
+    with pytest.raises(ValueError, match="it must be a number above 0"):
+        protocols.limits(given)
+    with pytest.raises(ValueError, match="There is no limit 'size'"):
+        protocols.limits({"size": "3"})

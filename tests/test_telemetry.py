@@ -1,0 +1,81 @@
+"""What is counted, and what is written of a request: enough to find it, and no picture."""
+
+import io
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from helpers.classifier import Answers
+from helpers.telemetry import Telemetry
+
+MODEL = SimpleNamespace(name="pets", version=3, predictor=SimpleNamespace(path=SimpleNamespace(name="model.onnx")))
+
+
+@pytest.fixture
+def log():
+    return io.StringIO()
+
+
+@pytest.fixture
+def telemetry(log):
+    return Telemetry(log, CollectorRegistry())
+
+
+def counted(telemetry):
+    page, kind = telemetry.page()
+    assert kind.startswith("text/plain")
+    samples = [sample for family in text_string_to_metric_families(page.decode()) for sample in family.samples]
+    return {(sample.name, *sorted(sample.labels.values())): sample.value for sample in samples}
+
+
+def test_requests_are_counted_by_route_and_status(telemetry):
+    for status in (200, 200, 400):
+        telemetry.answered("infer", status, 0.003)
+    found = counted(telemetry)
+    assert found["workbook_requests_total", "200", "infer"] == 2
+    assert found["workbook_requests_total", "400", "infer"] == 1
+    assert found["workbook_request_seconds_count", "infer"] == 3
+    assert found["workbook_request_seconds_sum", "infer"] == pytest.approx(0.009)
+    assert found["workbook_request_seconds_bucket", "0.002", "infer"] == 0
+    assert found["workbook_request_seconds_bucket", "0.005", "infer"] == 3
+
+
+def test_calls_classes_and_the_live_version_are_counted(telemetry):
+    telemetry.called(MODEL, 5)
+    telemetry.called(MODEL, 2)
+    telemetry.classified(MODEL, Answers(np.array(["ant", "bee", "ant"]), np.zeros((3, 2)), np.zeros((3, 2))))
+    telemetry.took_over(MODEL)
+    found = counted(telemetry)
+    assert found["workbook_batch_pictures_sum", "3", "pets"] == 7
+    assert found["workbook_batch_pictures_count", "3", "pets"] == 2
+    assert found["workbook_predictions_total", "3", "ant", "pets"] == 2
+    assert found["workbook_predictions_total", "3", "bee", "pets"] == 1
+    assert found["workbook_model_version", "pets"] == 3
+
+
+def test_a_request_is_one_line_of_json(telemetry, log):
+    telemetry.answered("infer", 200, 0.00345, id="x" * 1000 + "\n", pictures=2)
+    (line,) = log.getvalue().splitlines()
+    told = json.loads(line)
+    assert {key: told[key] for key in ("route", "status", "ms", "pictures")} == {
+        "route": "infer", "status": 200, "ms": 3.45, "pictures": 2}  # fmt: skip
+    assert told["id"] == "x" * 64
+
+
+def test_events_are_lines_too(telemetry, log):
+    telemetry.say("failed", reason="a\nb")
+    telemetry.took_over(MODEL)
+    first, second = map(json.loads, log.getvalue().splitlines())
+    assert (first["event"], first["reason"]) == ("failed", "a\nb")
+    assert (second["event"], second["version"], second["file"]) == ("took over", 3, "model.onnx")
+
+
+def test_without_a_log_nothing_is_written_and_everything_counted():
+    silent = Telemetry(None, CollectorRegistry())
+    silent.answered("infer", 200, 0.1)
+    silent.say("failed")
+    assert counted(silent)["workbook_requests_total", "200", "infer"] == 1
