@@ -13,7 +13,7 @@ from helpers.classifier import Answers, Classifier
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _PICTURES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-_LOGGED = 64  # characters of a client's request id
+_LOGGED = 200  # characters of a text, such as a client's request id
 
 
 class Telemetry:

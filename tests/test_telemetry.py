@@ -63,7 +63,7 @@ def test_a_request_is_one_line_of_json(telemetry, log):
     told = json.loads(line)
     assert {key: told[key] for key in ("route", "status", "ms", "pictures")} == {
         "route": "infer", "status": 200, "ms": 3.45, "pictures": 2}  # fmt: skip
-    assert told["id"] == "x" * 64
+    assert told["id"] == "x" * 200
 
 
 def test_events_are_lines_too(telemetry, log):

@@ -1,0 +1,396 @@
+"""The door of the server, called as uvicorn calls it, and the gRPC service; real processes are in test_serving.py."""
+
+import asyncio
+import contextlib
+import io
+import json
+import socket
+import time
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
+from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
+from prometheus_client import CollectorRegistry
+
+from helpers import classifier, inference, registry, rest, rpc
+from helpers.batching import Full
+from helpers.live import Live
+from helpers.protocols import Limits
+from helpers.rest import Door
+from helpers.telemetry import Telemetry
+from helpers.worker import grpc_host, kserve_application
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 1), dtype=np.uint8)
+INFER, PREDICT = "/v2/models/pets/infer", "/v1/models/pets:predict"
+
+
+@pytest.fixture(scope="module")
+def root(write_onnx, tmp_path_factory):
+    root = tmp_path_factory.mktemp("registry")
+    file = write_onnx(root / "model.onnx")
+    examples = IMAGES, inference.load(file).predict(IMAGES)
+    for number in (1, 2):
+        facts = {"classes": ["ant", "bee", "cat"], "input": [4, 4, 1], "number": number}
+        registry.register("pets", file, facts=facts, made_by="test", parameters={}, examples=examples, root=root)
+    registry.promote("pets", 1, root=root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def kserve():
+    return kserve_application()
+
+
+@pytest.fixture
+def log():
+    return io.StringIO()
+
+
+@pytest.fixture
+def ask(root, kserve, log):
+    """A function that sends one request through the door."""
+
+    def send(method, path, *, key=None, limits=None, live=None, **given):
+        async def exchange():
+            telemetry = Telemetry(log, CollectorRegistry())
+            models = live or Live(root, telemetry)
+            await models.refresh()
+            door = Door(kserve[0], models, telemetry, limits=limits or Limits(), key=key)
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
+                return await client.request(method, path, **given)
+
+        return asyncio.run(exchange())
+
+    return send
+
+
+def tensor(images, **more):
+    return {"inputs": [{"name": "pictures", "shape": list(images.shape), "datatype": "UINT8",
+                        "data": images.ravel().tolist()}], **more}  # fmt: skip
+
+
+def lines(log):
+    return [json.loads(line) for line in log.getvalue().splitlines() if "route" in line]
+
+
+def test_predictions_in_both_protocols_are_the_classifiers(ask, root):
+    expected = classifier.load(root / "pets").answer(IMAGES)
+    told = ask("POST", PREDICT, json={"instances": IMAGES.tolist()}).json()
+    assert [row["label"] for row in told["predictions"]] == expected.labels.tolist()
+    told = ask("POST", INFER, json=tensor(IMAGES, id="7")).json()
+    assert told["id"] == "7"
+    assert told["outputs"][0]["data"] == expected.labels.tolist()
+    np.testing.assert_allclose(np.reshape(told["outputs"][1]["data"], (30, 3)), expected.probabilities, atol=1e-6)
+
+
+def test_a_large_request_is_read_in_a_thread_and_answered_alike(ask, root):
+    many = np.tile(IMAGES, (8, 1, 1, 1))
+    assert len(json.dumps(tensor(many))) > 16384 - 1000
+    told = ask("POST", INFER, json=tensor(many)).json()
+    assert told["outputs"][0]["data"] == classifier.load(root / "pets").answer(many).labels.tolist()
+
+
+def test_binary_in_binary_out(ask, root):
+    given = {"name": "pictures", "shape": [30, 4, 4, 1], "datatype": "UINT8", "parameters": {"binary_data_size": 480}}
+    head = json.dumps({"inputs": [given], "parameters": {"binary_data_output": True}}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(head)), "Content-Type": "application/octet-stream"}
+    told = ask("POST", INFER, content=head + IMAGES.tobytes(), headers=headers)
+    assert told.headers["content-type"] == "application/octet-stream"
+    spread = told.content[-30 * 3 * 4 :]
+    expected = classifier.load(root / "pets").answer(IMAGES).probabilities
+    np.testing.assert_allclose(np.frombuffer(spread, "<f4").reshape(30, 3), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("/", {"status": "alive"}), ("/v1/models", {"models": ["pets"]}), ("/v2/health/ready", {"ready": True}),
+        ("/v2/models/pets/ready", {"name": "pets", "ready": True}),
+        ("/v2/models/pets/versions/2/ready", {"name": "pets", "ready": True}),
+    ],
+)  # fmt: skip
+def test_what_the_server_says_of_itself(ask, kserve, path, content):
+    kserve[1]._model_registry.get_models = lambda: {"pets": None}  # the worker tells KServe so
+    assert ask("GET", path).json() == content
+
+
+def test_what_it_says_of_a_model(ask):
+    told = ask("GET", "/v2/models/pets/versions/2").json()
+    assert told["versions"] == ["2"]
+    assert told["platform"] == "ONNX Runtime"
+    assert told["outputs"][1] == {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}
+    assert ask("GET", "/v1/models/pets").json()["model_version_status"][0]["version"] == "1"
+    assert ask("GET", "/v1/models/pets/metadata").json()["classes"] == ["ant", "bee", "cat"]
+    assert "workbook_model_version" in ask("GET", "/metrics").text
+    document = ask("GET", "/openapi.json", key=None).json()
+    assert INFER in document["paths"]
+    assert "security" not in document
+
+
+def test_head_is_a_get_without_its_body(ask):
+    assert ask("HEAD", "/v2/models/pets").status_code == 200
+
+
+def test_without_a_live_model_it_is_not_ready(ask, tmp_path):
+    nothing = Live(tmp_path, Telemetry(None, CollectorRegistry()))
+    told = ask("GET", "/v2/health/ready", live=nothing)
+    assert (told.status_code, told.json()) == (503, {"ready": False})
+    assert ask("POST", INFER, live=nothing, json={}).json()["error"] == "There is no model 'pets'; there is none."
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "given", "status", "header"),
+    [
+        ("POST", "/nowhere", {"content": b"x" * 100}, 404, None),
+        ("GET", INFER, {}, 405, ("allow", "POST")), ("PUT", "/metrics", {}, 405, ("allow", "GET, HEAD")),
+        ("POST", INFER, {"content": b"{}", "headers": {"content-type": "text/plain"}}, 415, None),
+        ("POST", INFER, {"content": b"{"}, 400, None),
+        ("POST", INFER, {"content": b"x" * 2000}, 413, ("connection", "close")),
+        ("POST", PREDICT, {"json": {"instances": [[[0] * 4] * 4] * 9}}, 413, None),
+        ("POST", INFER, {"content": b"{}", "headers": {"inference-header-content-length": "-1"}}, 400, None),
+        ("POST", "/v2/models/pets/versions/9/infer", {"content": b"{}"}, 404, None),
+    ],
+)  # fmt: skip
+def test_a_refusal_is_json_with_one_sentence(ask, log, method, path, given, status, header):
+    told = ask(method, path, limits=Limits(body=1500, pictures=8), **given)
+    assert told.status_code == status
+    assert set(told.json()) == {"error"}
+    assert header is None or told.headers[header[0]] == header[1]
+    assert lines(log)[-1]["status"] == status
+    assert told.json()["error"].startswith(lines(log)[-1]["reason"][:20])
+
+
+def test_a_body_without_a_length_is_limited_too(ask):
+    def parts():
+        for _ in range(10):
+            yield b" " * 1000
+
+    class Stream(httpx.AsyncByteStream):
+        async def __aiter__(self):
+            for part in parts():
+                yield part
+
+    assert ask("POST", INFER, limits=Limits(body=5000), content=Stream()).status_code == 413
+
+
+def test_a_key_is_asked_for_everywhere_but_at_the_health(ask):
+    for headers, status in (
+        ({}, 401), ({"x-api-key": "sesam"}, 401), ({"x-api-key": "sesame"}, 200),
+        ({"authorization": "Bearer sesame"}, 200),
+    ):  # fmt: skip
+        told = ask("POST", INFER, key="sesame", json=tensor(IMAGES[:1]), headers=headers)
+        assert told.status_code == status
+        assert ask("GET", "/openapi.json", key="sesame", headers=headers).status_code == status
+    assert told.json()["outputs"]
+    refused = ask("GET", "/v2", key="sesame")
+    assert refused.headers["www-authenticate"] == "Bearer"
+    assert "sesame" not in refused.text
+    assert ask("GET", "/v2/health/live", key="sesame").status_code == 200
+    assert ask("GET", "/openapi.json", key="k", headers={"x-api-key": "k"}).json()["security"]
+
+
+def test_a_request_keeps_the_id_that_its_client_gave_it(ask, log):
+    told = ask("POST", INFER, json=tensor(IMAGES[:1], id="in the body"), headers={"x-request-id": "in the header"})
+    assert told.headers["x-request-id"] == "in the header"
+    assert lines(log)[-1]["id"] == "in the header"
+    ask("POST", INFER, json=tensor(IMAGES[:1], id="in the body"))
+    assert lines(log)[-1]["id"] == "in the body"
+
+
+def test_a_model_that_is_slow_or_overrun_is_503_or_504(ask, root, monkeypatch):
+    def slow(self, images):
+        time.sleep(0.3)
+
+    live = Live(root, Telemetry(None, CollectorRegistry()))
+    asyncio.run(live.refresh())
+    monkeypatch.setattr(classifier.Classifier, "answer", slow)
+    told = ask("POST", INFER, live=live, limits=Limits(answer_seconds=0.05), json=tensor(IMAGES[:1]))
+    assert (told.status_code, told.json()["error"][:32]) == (504, "There was no answer within 0.05 ")
+
+    async def full(self, images):
+        raise Full
+
+    monkeypatch.setattr(rest.Batcher, "answer", full)
+    told = ask("POST", INFER, live=live, json=tensor(IMAGES[:1]))
+    assert (told.status_code, told.headers["retry-after"]) == (503, "1")
+
+
+def test_a_fault_of_the_server_is_500_and_its_log_says_why(ask, log, root, monkeypatch):
+    def broken(self, images):
+        raise RuntimeError("the model is ill")
+
+    live = Live(root, Telemetry(log, CollectorRegistry()))
+    asyncio.run(live.refresh())
+    monkeypatch.setattr(classifier.Classifier, "answer", broken)
+    told = ask("POST", INFER, live=live, json=tensor(IMAGES[:1]))
+    assert told.status_code == 500
+    assert told.json() == {"error": "The server failed at this request; its log says why."}
+    assert "RuntimeError: the model is ill" in log.getvalue()
+
+
+# ── uvicorn's protocol ──────────────────────────────────────────────────────────────────────────
+
+
+@contextlib.asynccontextmanager
+async def listening(seconds):
+    async def application(scope, receive, send):
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    class Patient(rest.Patient):
+        pass
+
+    Patient.seconds = seconds
+    config = uvicorn.Config(application, http=Patient, ws="none", lifespan="off", log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        task = asyncio.create_task(server.serve(sockets=[taken]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        yield taken.getsockname()[1]
+        server.should_exit = True
+        await task
+
+
+def over_the_wire(*pieces, seconds=0.3, pause=0.0):
+    async def exchange():
+        async with listening(seconds) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for piece in pieces:
+                writer.write(piece)
+                await asyncio.sleep(pause)
+            found = await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+            return found
+
+    return asyncio.run(exchange())
+
+
+def test_headers_that_do_not_arrive_in_time_are_408():
+    assert over_the_wire(b"POST / HTTP/1.1\r\nx: ").startswith(b"HTTP/1.1 408 ")
+    assert b"send it again" in over_the_wire(b"")
+
+
+def test_the_clock_starts_again_with_the_next_request_of_a_connection():
+    one = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
+    found = over_the_wire(one, one, b"GET / HTTP/1.1\r\nx", pause=0.2)
+    assert found.count(b"200 OK") == 2
+    assert b"408" in found
+
+
+def test_headers_without_end_are_400():
+    found = over_the_wire(b"GET / HTTP/1.1\r\n", b"x: " + b"a" * 70_000)
+    assert found.startswith(b"HTTP/1.1 400 ")
+
+
+# ── gRPC ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def call(root, kserve, log):
+    """A function that makes one call of the service, over a socket."""
+
+    def make(method, request, *, key=None, metadata=(), limits=None):
+        async def exchange():
+            telemetry, bounds = Telemetry(log, CollectorRegistry()), limits or Limits()
+            live = Live(root, telemetry)
+            await live.refresh()
+            server = rpc.server(rpc.Service(kserve[1], live, telemetry, limits=bounds, key=key), bounds)
+            port = server.add_insecure_port("127.0.0.1:0")
+            await server.start()
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                stub = services.GRPCInferenceServiceStub(channel)
+                try:
+                    return await getattr(stub, method)(request, metadata=metadata, timeout=20)
+                finally:
+                    await server.stop(0)
+
+        return asyncio.run(exchange())
+
+    return make
+
+
+def infer(images, raw=True, model="pets", version=""):
+    request = messages.ModelInferRequest(model_name=model, model_version=version, id="7")
+    given = request.inputs.add(name="pictures", datatype="UINT8", shape=list(images.shape))
+    if raw:
+        request.raw_input_contents.append(images.tobytes())
+    else:
+        given.contents.uint_contents.extend(images.ravel().tolist())
+    return request
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_calls_are_answered_with_the_classifiers_numbers(call, root, log, raw):
+    many = np.tile(IMAGES, (8, 1, 1, 1))  # large enough to be read in a thread
+    for images in (IMAGES[:3], many):
+        told = call("ModelInfer", infer(images, raw))
+        expected = classifier.load(root / "pets").answer(images)
+        spread = np.frombuffer(told.raw_output_contents[1], "<f4").reshape(-1, 3)
+        np.testing.assert_allclose(spread, expected.probabilities, atol=1e-6)
+        assert (told.id, told.model_version) == ("7", "1")
+    assert lines(log)[-1]["route"] == "grpc infer"
+    assert lines(log)[-1]["pictures"] == 240
+
+
+def test_picture_files_go_over_grpc_as_they_are(call, root):
+    request = messages.ModelInferRequest(model_name="pets")
+    given = request.inputs.add(name="pictures", datatype="BYTES", shape=[1])
+    given.contents.bytes_contents.append(b"P5 4 4 255\n" + IMAGES[0].tobytes())
+    told = call("ModelInfer", request)
+    assert told.raw_output_contents[0][4:].decode() == classifier.load(root / "pets").answer(IMAGES[:1]).labels[0]
+
+
+def test_the_server_and_its_models_are_described(call):
+    assert call("ServerReady", messages.ServerReadyRequest()).ready
+    assert call("ModelReady", messages.ModelReadyRequest(name="pets")).ready
+    told = call("ModelMetadata", messages.ModelMetadataRequest(name="pets", version="2"))
+    assert (told.versions, told.inputs[0].shape) == (["2"], [-1, 4, 4, 1])
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (infer(IMAGES[:1], model="cats"), "NOT_FOUND"), (infer(IMAGES[:1], version="9"), "NOT_FOUND"),
+        (infer(IMAGES[:9]), "RESOURCE_EXHAUSTED"), (messages.ModelInferRequest(model_name="pets"), "INVALID_ARGUMENT"),
+    ],
+)  # fmt: skip
+def test_a_refused_call_has_the_code_for_it(call, log, request_, code):
+    with pytest.raises(grpc.RpcError) as refused:
+        call("ModelInfer", request_, limits=Limits(pictures=8))
+    assert refused.value.code().name == code
+    assert lines(log)[-1]["reason"] == refused.value.details()
+
+
+def test_a_call_without_the_key_is_unauthenticated(call):
+    with pytest.raises(grpc.RpcError) as refused:
+        call("ModelInfer", infer(IMAGES[:1]), key="sesame")
+    assert refused.value.code().name == "UNAUTHENTICATED"
+    told = call("ModelInfer", infer(IMAGES[:1]), key="sesame", metadata=(("x-api-key", "sesame"),))
+    assert told.model_name == "pets"
+
+
+def test_a_fault_at_a_call_is_internal_and_its_log_says_why(call, log, monkeypatch):
+    monkeypatch.setattr(rpc, "_response", lambda *_: 1 / 0)
+    with pytest.raises(grpc.RpcError, match="The server failed at this call; its log says why") as failed:
+        call("ModelInfer", infer(IMAGES[:1]))
+    assert failed.value.code().name == "INTERNAL"
+    assert "ZeroDivisionError" in log.getvalue()
+
+
+def test_clients_load_nothing(call):
+    with pytest.raises(grpc.RpcError, match="promoted in the registry"):
+        call("RepositoryModelLoad", messages.RepositoryModelLoadRequest())
+
+
+def test_an_ipv6_address_has_brackets():
+    assert grpc_host("::1") == "[::1]"
+    assert grpc_host("127.0.0.1") == "127.0.0.1"
