@@ -1,13 +1,16 @@
-"""Command line of the benchmarks: `python -m benchmarks [training] [pipeline] [seeds] [--repeats N] …`."""
+"""Command line of the benchmarks: `python -m benchmarks [NAME…] [--repeats N] …`."""
 
 import argparse
 import importlib.util
 import sys
 
-from benchmarks import pipeline, seeds, training
+from benchmarks import batch, pipeline, seeds, serving, training
 from helpers import artifacts
 
-_BENCHMARKS = {"training": training.measure, "pipeline": pipeline.measure, "seeds": seeds.measure}
+_BENCHMARKS = {
+    "training": training.measure, "pipeline": pipeline.measure, "seeds": seeds.measure, "serving": serving.measure,
+    "batch": batch.measure,
+}  # fmt: skip
 
 
 def main() -> int:
@@ -16,6 +19,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="fresh processes for each variant (default 3)")
     parser.add_argument("--pictures", type=int, default=20_000, help="training pictures (default 20000)")
     parser.add_argument("--torch-python", help="a Python that has PyTorch; this one's own PyTorch if not given")
+    parser.add_argument("--triton-python", help="a Python that has nvidia-pytriton and onnxruntime, to compare with")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in _BENCHMARKS]
     if unknown:
@@ -24,7 +28,10 @@ def main() -> int:
         parser.error("--repeats is at least 1 and --pictures at least 1000")
     torch_python = options.torch_python or (sys.executable if importlib.util.find_spec("torch") else None)
     for name in options.names or _BENCHMARKS:
-        results = _BENCHMARKS[name](repeats=options.repeats, pictures=options.pictures, torch_python=torch_python)
+        results = _BENCHMARKS[name](
+            repeats=options.repeats, pictures=options.pictures, torch_python=torch_python,
+            triton_python=options.triton_python,
+        )  # fmt: skip
         path = artifacts.write_json(artifacts.outputs() / "benchmarks" / f"{name}.json", results)
         print(f"  written to {path}\n", flush=True)
     return 0

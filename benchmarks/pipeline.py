@@ -7,7 +7,7 @@ from benchmarks import side_by_side
 from helpers import kernel
 
 
-def measure(*, repeats: int, pictures: int, torch_python: str | None = None) -> dict:
+def measure(*, repeats: int, pictures: int, **_: object) -> dict:
     """Reads augmented batches from a memory map with nobody training, then trains on them."""
     variants = {"pipeline": (sys.executable, "pipeline.py", dict(kernel.ENVIRONMENT))}
     with side_by_side.fashion_mnist(pictures) as data:

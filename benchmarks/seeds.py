@@ -9,7 +9,7 @@ from helpers import kernel
 PICTURES, BATCH = 2000, 64  # a run of the comparison in notebook 04
 
 
-def measure(*, repeats: int, pictures: int = PICTURES, torch_python: str | None = None) -> dict:
+def measure(*, repeats: int, **_: object) -> dict:
     """Trains over five seeds with one restarted model and with new ones, beside one fit of as many steps."""
     variants = {"seeds": (sys.executable, "seeds.py", dict(kernel.ENVIRONMENT))}
     with side_by_side.fashion_mnist(PICTURES) as data:

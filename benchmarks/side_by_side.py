@@ -8,7 +8,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -54,6 +57,17 @@ def fashion_mnist(pictures: int) -> Iterator[str]:
         path = os.path.join(folder, "pictures.npz")
         np.savez(path, **content)
         yield path
+
+
+def wait_for(address: str, process: subprocess.Popen, log: Path, *, seconds: float = 60) -> None:
+    """Waits until an address answers; raises what the log says if the process ends or time is up."""
+    end = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < end:
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
+            if answer.status == 200:
+                return
+        time.sleep(0.1)
+    raise RuntimeError(f"{address} does not answer:\n{log.read_text(errors='replace')[-3000:]}")
 
 
 def ratios(numerator: list[float], denominator: list[float]) -> dict[str, float]:

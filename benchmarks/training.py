@@ -9,7 +9,7 @@ from helpers import kernel
 BATCH = 128
 
 
-def measure(*, repeats: int, pictures: int, torch_python: str | None) -> dict:
+def measure(*, repeats: int, pictures: int, torch_python: str | None = None, **_: object) -> dict:
     """Trains the classic CNN in each way, prints speeds, accuracies and ratios, and returns them.
 
     All ways see the same pictures for the same number of epochs, and are scored on the 10,000 test

@@ -4,10 +4,12 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +23,9 @@ from helpers.classifier import Classifier
 from helpers.records import DEFAULT_LIMITS, Limits, Record
 
 SHARD = 10_000
+_AHEAD = 3  # pieces that wait for the model while a shard is written
+# A dictionary of all probabilities would take three times as long and half as much room again.
+_AS_PARQUET = {"compression": "zstd", "use_dictionary": ["input", "class", "label", "error"]}
 _CHUNK = 512  # pictures that are decoded, and answered, at a time
 _WORTH_A_THREAD = 10_000  # bytes of an encoded picture; smaller ones are decoded before a thread has them
 
@@ -151,10 +156,12 @@ def _prepared(dataset: data.DataSet, model: Classifier, start: int) -> Iterator[
             f"The data set's pictures are {dataset.shape}, and the model takes {model.predictor.input_shape}: "
             "prepare them in that size with notebook 01, or name the pictures' own folder."
         )
-    classes = np.asarray(dataset.classes, object)
+    classes, mapped = np.asarray(dataset.classes, object), dataset.images
+    size = math.prod(dataset.shape)
     for begin in range(start, len(dataset.images), _CHUNK):
         rows = range(begin, min(begin + _CHUNK, len(dataset.images)))
-        images = np.asarray(dataset.images[begin : rows.stop])
+        at = mapped.offset + begin * size  # read and not mapped: pages that were looked at would count as memory
+        images = np.fromfile(mapped.filename, np.uint8, len(rows) * size, offset=at).reshape(-1, *dataset.shape)
         labels = classes[dataset.labels[begin : rows.stop]].tolist()
         yield _Rows(images, np.ones(len(rows), bool), [str(row) for row in rows], labels, [None] * len(rows))
 
@@ -198,30 +205,28 @@ def _work(
     opened: list[_Input], model: Classifier, parts: Path, done: int, shard: int, limits: Limits,
     progress: Callable[[int], None],
 ) -> None:  # fmt: skip
-    """Decodes a piece while the one before it is answered, and writes a shard whenever one is full."""
+    """Decodes a piece while those before it are answered, and writes a shard whenever one is full."""
     pending, number, waiting = [], _count(parts), 0
-    schema = _schema(model)
+    schema, ahead = _schema(model), deque()
+
+    def collect() -> None:
+        nonlocal pending, number, waiting
+        title, rows, answers = ahead.popleft()
+        pending.append(_table(title, rows, answers.result(), model, schema))
+        waiting += len(rows.names)
+        progress(len(rows.names))
+        while waiting >= shard:
+            whole = pa.concat_tables(pending)
+            _write(whole.slice(0, shard), parts / f"{number:06}.parquet")
+            pending, number, waiting = [whole.slice(shard)], number + 1, waiting - shard
+
     with ThreadPoolExecutor(1) as thread:
-        before: tuple[str, _Rows, Future] | None = None
-
-        def collect(answered: tuple[str, _Rows, Future] | None) -> None:
-            nonlocal pending, number, waiting
-            if answered is None:
-                return
-            title, rows, answers = answered
-            pending.append(_table(title, rows, answers.result(), model, schema))
-            waiting += len(rows.names)
-            progress(len(rows.names))
-            while waiting >= shard:
-                whole = pa.concat_tables(pending)
-                _write(whole.slice(0, shard), parts / f"{number:06}.parquet")
-                pending, number, waiting = [whole.slice(shard)], number + 1, waiting - shard
-
         for title, rows in _all_rows(opened, model, parts, done):
-            after = title, rows, thread.submit(model.answer, rows.images)
-            collect(before)
-            before = after
-        collect(before)
+            ahead.append((title, rows, thread.submit(model.answer, rows.images)))
+            while len(ahead) > _AHEAD:
+                collect()
+        while ahead:
+            collect()
     if waiting:
         _write(pa.concat_tables(pending), parts / f"{number:06}.parquet")
 
@@ -274,13 +279,13 @@ def _table(title: str, rows: _Rows, answers: classifier.Answers, model: Classifi
 
 def _write(table: pa.Table, path: Path) -> None:
     with artifacts.writing(path) as partial:
-        pq.write_table(table.unify_dictionaries().combine_chunks(), partial, compression="zstd")
+        pq.write_table(table.unify_dictionaries().combine_chunks(), partial, **_AS_PARQUET)
 
 
 def _join(parts: Path, output: Path, model: Classifier, inputs: list[str]) -> Summary:
     """Copies the shards, one at a time, into the output, and writes the manifest beside it."""
     counts = {"rows": 0, "unreadable": 0, "labelled": 0, "right": 0}
-    with artifacts.writing(output) as partial, pq.ParquetWriter(partial, _schema(model), compression="zstd") as whole:
+    with artifacts.writing(output) as partial, pq.ParquetWriter(partial, _schema(model), **_AS_PARQUET) as whole:
         for path in _shards(parts):
             table = pq.read_table(path)
             counts["rows"] += len(table)

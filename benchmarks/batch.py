@@ -1,0 +1,54 @@
+"""Predictions for many pictures, pictures a second and memory, against the bare runtime in a loop."""
+
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import side_by_side
+from helpers import artifacts, data, registry
+
+SIZES = (10_000, 100_000, 1_000_000)
+
+
+def measure(*, repeats: int, **_: object) -> dict:
+    """Answers for the prepared set of notebook 01 in both ways, and for larger ones made of it."""
+    home = artifacts.require("06_deployment_prediction/registry", made_by="06_deployment_prediction")
+    model = registry.model_file(registry.folder("wardrobe", 1, root=home))
+    whole = artifacts.require("01_data_preparation/dataset", made_by="01_data_preparation")
+    ways = {"ours": (sys.executable, "batch.py --ours", {}), "bare runtime": (sys.executable, "batch.py", {})}
+    runs = side_by_side.run(ways, repeats=repeats, arguments=["--model", str(model), "--data", str(whole)])
+    print(f"batch prediction, {len(data.load(whole).images):,} pictures, {model.name}")
+    compared = {}
+    for kind, what in (("pictures_per_second", "its work"), ("whole_process", "with its start")):
+        speed = {name: [run[kind] for run in found] for name, found in runs.items()}
+        ratio = compared[kind] = side_by_side.ratios(speed["ours"], speed["bare runtime"])
+        print(f"  {what}: {statistics.median(speed['ours']):,.0f} pictures/s, bare "
+              f"{statistics.median(speed['bare runtime']):,.0f}: {ratio['median']:.2f} times "
+              f"({ratio['low']:.2f} to {ratio['high']:.2f})")  # fmt: skip
+    peaks = {}
+    for count in SIZES:
+        with tempfile.TemporaryDirectory() as folder:
+            larger = _repeated(whole, count, Path(folder) / "dataset")
+            only = {"ours": ways["ours"]}
+            (found,) = side_by_side.run(only, repeats=1, arguments=["--model", str(model), "--data", larger])["ours"]
+        peaks[count] = found["peak_mb"]
+        rate = found["pictures_per_second"]
+        print(f"  {count:9,} pictures: {found['peak_mb']:.0f} MB at most, {rate:,.0f} pictures/s")
+    return {"machine": side_by_side.machine(), "runs": runs, "ratio_of_ours_to_bare": compared, "peak_mb": peaks}
+
+
+def _repeated(folder: Path, count: int, target: Path) -> str:
+    """Writes a data set of that many pictures, which are those of another one over and over."""
+    known = data.load(folder)
+
+    def chunks() -> Iterator[np.ndarray]:
+        for start in range(0, count, 10_000):
+            yield np.asarray(known.images[np.arange(start, min(start + 10_000, count)) % len(known.images)])
+
+    labels = known.labels[np.arange(count) % len(known.labels)]
+    splits = {"train": np.arange(count)}
+    return str(data.write(target, chunks(), labels, known.classes, splits, parameters={}, made_by="benchmark"))
