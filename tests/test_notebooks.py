@@ -43,16 +43,19 @@ def nbval(path: Path, outputs: Path) -> None:
         pytest.fail(f"{path.name} gives other outputs than it stores:\n{told.stdout}{told.stderr}", pytrace=False)
 
 
-def files(folder: Path, *, artifacts_only: bool = True) -> dict[str, str]:
-    """Returns a digest of each artifact by its path; not of what holds times, nor of SavedModels, which TensorFlow
-    writes in another order in every process."""
-    left_out = {".ipynb", ".html"} if artifacts_only else set()
-    names = {"run.json", "claims.json"} if artifacts_only else set()
+def files(folder: Path) -> dict[str, str]:
+    """Returns a digest of each artifact by its path; not of what holds times or the place where it lies, nor of
+    SavedModels, which TensorFlow writes in another order in every process."""
+    left_out, names = {".ipynb", ".html", ".log", ".config"}, {"run.json", "claims.json"}
     return {
         path.relative_to(folder).as_posix(): digest(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix not in left_out and path.name not in names and "SavedModel" not in str(path)
+        if path.is_file() and path.suffix not in left_out and path.name not in names and not in_saved_model(path)
     }
+
+
+def in_saved_model(path: Path) -> bool:
+    return any((folder / "saved_model.pb").is_file() for folder in path.parents[:2])
 
 
 def digest(path: Path) -> str:
