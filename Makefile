@@ -39,7 +39,11 @@ lint: setup  ## Run ruff over package, tests and notebooks.
 	@$(BIN)/python -m ruff check .
 
 lab: setup  ## Open JupyterLab on the notebooks.
-	@$(BIN)/jupyter lab --notebook-dir=. $(ARGS)
+	@mkdir -p $(VENV)/share/jupyter/lab/settings  # Markdown opens as a page, and not as text
+	@echo '{"@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}}}' \
+		> $(VENV)/share/jupyter/lab/settings/overrides.json
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab --notebook-dir=. \
+		--LabApp.default_url=/lab/tree/notebooks/README.md $(ARGS)
 
 report: setup  ## Render the notebooks of the last run (or the committed ones) as pages.
 	@$(BIN)/python -m helpers report $(ARGS)
