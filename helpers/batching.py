@@ -76,10 +76,13 @@ class Batcher:
             taken.append(self._queue.popleft())
             count += len(taken[-1][0])
         self._waiting -= count
-        self._observe(count)
-        images = taken[0][0] if len(taken) == 1 else np.concatenate([images for images, _ in taken])
-        work = asyncio.get_running_loop().run_in_executor(self._thread, self.classifier.answer, images)
+        work = asyncio.get_running_loop().run_in_executor(self._thread, self._work, [images for images, _ in taken])
         work.add_done_callback(lambda done: self._hand_out(done, taken))
+
+    def _work(self, parts: list[np.ndarray]) -> Answers:
+        # All that can fail is in here: an error goes to those who asked, and the next call follows.
+        self._observe(sum(map(len, parts)))
+        return self.classifier.answer(parts[0] if len(parts) == 1 else np.concatenate(parts))
 
     def _hand_out(self, done: asyncio.Future, taken: list[tuple[np.ndarray, asyncio.Future]]) -> None:
         error, start = done.exception(), 0

@@ -40,6 +40,7 @@ dynamic_batching {{ }}
 instance_group [ {{ count: 1, kind: KIND_CPU }} ]
 version_policy: {{ latest: {{ num_versions: 2 }} }}
 """
+_TRITON_TYPES = {"FLOAT16": "FP16", "BFLOAT16": "BF16", "FLOAT": "FP32", "DOUBLE": "FP64"}  # others as in ONNX
 
 
 def tensorflow_serving(saved_model: str | Path, folder: str | Path, *, name: str, version: int = 1) -> Path:
@@ -102,7 +103,7 @@ def triton(
     for role, tensor in (("source", source), ("target", target)):
         kind = onnx.TensorProto.DataType.Name(tensor.type.tensor_type.elem_type)
         dims = [side.dim_value for side in tensor.type.tensor_type.shape.dim][1:]
-        filled |= {role: tensor.name, f"{role}_type": {"FLOAT": "FP32"}.get(kind, kind), f"{role}_dims": dims}
+        filled |= {role: tensor.name, f"{role}_type": _TRITON_TYPES.get(kind, kind), f"{role}_dims": dims}
     if filled["target_dims"] != [len(classes)]:
         raise ValueError(f"{onnx_file} answers for {filled['target_dims']} classes; received {len(classes)} names.")
     with artifacts.writing_folder(folder) as partial:

@@ -76,8 +76,10 @@ class Live:
                 raise Refused(404, f"The model {name} has no version {number}.")
             try:
                 loaded = await self._load(name, number)
-            except (OSError, ValueError) as error:
-                self._telemetry.say("could not load", model=name, version=number, reason=str(error))
+            except Exception as error:  # whatever a damaged manifest makes its readers stumble over
+                self._telemetry.say(
+                    "could not load", model=name, version=number, reason=f"{type(error).__name__}: {error}"
+                )
                 raise Refused(503, f"Version {number} of {name} cannot be loaded at present.") from error
             self._keep(loaded)
         return loaded
@@ -90,6 +92,7 @@ class Live:
                 current = self._promoted.get(name)
                 if number is None or number == self._refused.get(name):
                     continue
+                self._refused.pop(name, None)  # another is promoted: whoever comes back to it finds it tried again
                 if current is None or current.classifier.version != number:
                     await self._take_over(name, number)
 
@@ -97,7 +100,8 @@ class Live:
         """Keeps on looking at what is promoted, until cancelled."""
         while True:
             await asyncio.sleep(_POLL)
-            await self.refresh()
+            with contextlib.suppress(OSError):  # the registry cannot be read at the moment
+                await self.refresh()
 
     async def drain(self) -> None:
         """Lets all versions answer what they were asked."""
@@ -105,13 +109,14 @@ class Live:
             await batcher.drain()
 
     async def _take_over(self, name: str, number: int) -> None:
-        self._refused.pop(name, None)
         async with self._loading:
             try:
                 loaded = self._others.pop((name, number), None) or await self._load(name, number)
-            except (OSError, ValueError) as error:
+            except Exception as error:  # as above; what watches has to live on
                 self._refused[name] = number
-                self._telemetry.say("could not load", model=name, version=number, reason=str(error))
+                self._telemetry.say(
+                    "could not load", model=name, version=number, reason=f"{type(error).__name__}: {error}"
+                )
                 return
             old, self._promoted[name] = self._promoted.get(name), loaded
         self._telemetry.took_over(loaded.classifier)

@@ -444,7 +444,9 @@ def timeline(
                 label=_text(name))  # fmt: skip
     for name, second in (events or {}).items():
         ax.axvline(second, color=BASELINE, lw=1.2)
-        ax.annotate(f" {name}", (second, 0.02), xycoords=("data", "axes fraction"), va="bottom", fontsize="small")
+        ax.annotate(
+            f" {_text(name)}", (second, 0.02), xycoords=("data", "axes fraction"), va="bottom", fontsize="small"
+        )
     ax.set(xlabel="seconds", ylabel="ms until the answer", yscale="log", ylim=(requests["ms"].min() / 2, None))
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_minor_locator(NullLocator())

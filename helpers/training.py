@@ -30,9 +30,11 @@ class Diverged(ValueError):
 
 
 class Progress(keras.callbacks.Callback):
-    """Collects one row an epoch and, if asked, prints it as one line on stderr; ends what has diverged.
+    """Collects one row an epoch; ends what has diverged. If asked, it shows how far the training is.
 
-    stderr, because times differ from run to run and the committed output of a notebook must not.
+    In JupyterLab that is a chart with the time left and a button that ends the training, which then keeps its best
+    weights. Elsewhere it is a line an epoch on stderr, because times differ from run to run and the committed output
+    of a notebook must not.
 
     Attributes:
         rows: The rows so far, as dicts; the columns of `fit`.
@@ -41,9 +43,25 @@ class Progress(keras.callbacks.Callback):
     def __init__(self, name: str = "", *, verbose: bool = True) -> None:
         super().__init__()
         self.name, self.verbose, self.rows = name, verbose, []
+        self._dashboard, self._best, self._told, self._drawn = None, (np.inf, None), 0.0, 0.0
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        from helpers import widgets
+
+        self._began = time.perf_counter()
+        if self.verbose and widgets.watched():
+            self._dashboard = widgets.Dashboard(self.name or self.model.name)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._started = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if self._dashboard is None:
+            return
+        self.model.stop_training |= self._dashboard.stopped
+        if time.perf_counter() > self._told + 0.5:
+            self._told, steps = time.perf_counter(), self.params.get("steps")
+            self._dashboard.say(self._left(len(self.rows) + ((batch + 1) / steps if steps else 0)))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         row = {"epoch": epoch + 1, "seconds": time.perf_counter() - self._started, **(logs or {})}
@@ -51,11 +69,43 @@ class Progress(keras.callbacks.Callback):
         self.rows.append(row)
         if not np.isfinite(row.get("loss", 0.0)):
             self.model.stop_training = True
-        if self.verbose:
-            metrics = ", ".join(f"{key} {value:.4f}" for key, value in row.items() if "loss" in key or "acc" in key)
+        if self._dashboard is not None:
+            self._draw(row)
+        elif self.verbose:
             total = f"/{self.params['epochs']}" if self.params.get("epochs") else ""
-            print(f"{self.name or self.model.name}: epoch {epoch + 1}{total}, {row['seconds']:.1f} s, {metrics}",
+            print(f"{self.name or self.model.name}: epoch {epoch + 1}{total}, {row['seconds']:.1f} s, {_metrics(row)}",
                   file=sys.stderr, flush=True)  # fmt: skip
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        if self._dashboard is None:
+            return
+        loss, weights = self._best
+        kept = ""
+        if self._dashboard.stopped and weights is not None:
+            self.model.set_weights(weights)
+            kept = f" It was stopped and keeps the weights with the lowest loss, {loss:.4f}."
+        self._dashboard.close(f"{len(self.rows)} epochs, {_metrics(self.rows[-1])}.{kept}" if self.rows else "")
+
+    def _left(self, done: float) -> str:
+        epochs = self.params.get("epochs") or 1
+        seconds = (time.perf_counter() - self._began) / max(done, 1e-9) * (epochs - done)
+        told = f", {_metrics(self.rows[-1])}" if self.rows else ""
+        return f"epoch {min(int(done) + 1, epochs)} of {epochs}, {max(seconds, 0):.0f} s left{told}"
+
+    def _draw(self, row: dict) -> None:
+        from helpers import plotting
+
+        loss = row.get("val_loss", row["loss"])
+        if loss < self._best[0]:
+            self._best = loss, self.model.get_weights()
+        self._dashboard.say(self._left(len(self.rows)))
+        if row["epoch"] == self.params.get("epochs") or time.perf_counter() > self._drawn + 1:  # it takes 0.1 s
+            self._dashboard.draw(plotting.learning_curves(pd.DataFrame(self.rows), metric="loss"))
+            self._drawn = time.perf_counter()
+
+
+def _metrics(row: dict) -> str:
+    return ", ".join(f"{key} {value:.4f}" for key, value in row.items() if "loss" in key or "acc" in key)
 
 
 @keras.saving.register_keras_serializable(package="workbook")

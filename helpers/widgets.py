@@ -1,5 +1,7 @@
-"""Controls under a picture: live in JupyterLab, a static picture where widgets do not run."""
+"""Controls beside a picture: live in JupyterLab, a static picture where widgets do not run."""
 
+import html
+import os
 from collections.abc import Callable
 
 import ipywidgets
@@ -36,3 +38,51 @@ def explore(draw: Callable, *, alt: str, **controls: ipywidgets.ValueWidget) -> 
     bundle, metadata = plotting.described(bytes(shown.value), alt)
     view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
     display({"application/vnd.jupyter.widget-view+json": view, **bundle}, metadata=metadata, raw=True)
+
+
+def watched() -> bool:
+    """Returns whether a Jupyter server started this kernel, for somebody to look on; papermill and nbval do not."""
+    return "JPY_SESSION_NAME" in os.environ
+
+
+class Dashboard:
+    """A chart of a training while it runs, what it says of itself, and a button to stop it.
+
+    JupyterLab handles the click in a thread of its own, since the kernel is at work.
+
+    Args:
+        name: What is trained.
+
+    Attributes:
+        stopped: Whether the button was pressed.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.stopped, self._name = False, name
+        self._text = ipywidgets.HTML()
+        self._button = ipywidgets.Button(description="Stop", tooltip="Ends the training and keeps the best weights")
+        self._button.on_click(self._stop)
+        self._picture = ipywidgets.Image(format="png", layout={"display": "none"})
+        box = ipywidgets.VBox([ipywidgets.HBox([self._button, self._text]), self._picture])
+        self._shown = display(box, display_id=True)
+        # The kernel sends a click to the thread that spoke last for the button. That is the one at work: forget it,
+        # and the click goes where JupyterLab sends it, to a thread beside.
+        vars(self._button.comm).pop("_reply_subshell_id", None)
+
+    def say(self, text: str) -> None:
+        """Shows one line of text."""
+        self._text.value = f"<b>{html.escape(self._name)}</b> &nbsp; {html.escape(text)}"
+
+    def draw(self, figure: object) -> None:
+        """Shows a figure below it."""
+        self._picture.value, self._picture.layout.display = plotting.png(figure), None
+
+    def close(self, text: str) -> None:
+        """Leaves the last picture in place of the controls, for when there is no kernel."""
+        if self._shown is not None and self._picture.value:
+            bundle, metadata = plotting.described(bytes(self._picture.value), f"Loss over the epochs. {text}")
+            self._shown.update(bundle, metadata=metadata, raw=True)
+
+    def _stop(self, _: object) -> None:
+        self.stopped, self._button.disabled = True, True
+        self._button.description = "Stopping …"

@@ -4,10 +4,11 @@ import asyncio
 import gc
 import threading
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from helpers.batching import Batcher, Full
 from helpers.classifier import Answers
@@ -21,7 +22,7 @@ class Doubling:
 
     def answer(self, images):
         self.calls.append(len(images))
-        self.threads.add(threading.current_thread().name)
+        self.threads.add(threading.current_thread())
         time.sleep(self.seconds)
         if self.fails:
             raise ValueError("the model is ill")
@@ -56,6 +57,26 @@ def test_what_waits_is_answered_by_one_call_and_no_call_is_larger_than_the_large
     asyncio.run(ask())
     assert model.calls == [8, 8, 8, 8, 8, 1]
     assert seen == model.calls
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=25), st.integers(1, 8))
+def test_calls_are_as_large_as_order_and_the_largest_allow(sizes, largest):
+    model, seen = Doubling(), []
+
+    async def ask():
+        batcher = Batcher(model, largest=largest, observe=seen.append)
+        return await asyncio.gather(*(batcher.answer(picture(value, size)) for value, size in enumerate(sizes)))
+
+    found = asyncio.run(ask())
+    assert [one.labels.tolist() for one in found] == [[f"is {value}"] * size for value, size in enumerate(sizes)]
+    calls = []
+    for size in sizes:
+        if calls and calls[-1] + size <= largest:
+            calls[-1] += size
+        else:
+            calls.append(size)
+    assert model.calls == seen == calls
 
 
 def test_an_idle_model_answers_at_once_and_alone():
@@ -112,6 +133,20 @@ def test_more_pictures_than_may_wait_are_turned_away_and_the_others_answered():
     assert len(after.labels) == 10
 
 
+def test_pictures_that_the_model_has_already_taken_do_not_wait():
+    async def ask():
+        batcher = Batcher(Doubling(0.02), largest=4, waiting=4)
+        first = asyncio.create_task(batcher.answer(picture(1, 4)))
+        await asyncio.sleep(0.005)
+        second = asyncio.create_task(batcher.answer(picture(2, 4)))
+        await asyncio.sleep(0)
+        with pytest.raises(Full, match="4 pictures are waiting"):
+            await batcher.answer(picture(3))
+        return await asyncio.gather(first, second)
+
+    assert [len(answers.labels) for answers in asyncio.run(ask())] == [4, 4]
+
+
 def test_an_error_of_the_model_reaches_all_whom_it_concerns_and_the_next_are_answered():
     model = Doubling(0.005)
 
@@ -143,6 +178,70 @@ def test_whoever_leaves_disturbs_nobody():
             assert found.labels.tolist() == [f"is {number}"]
 
 
+def test_whoever_leaves_before_an_error_disturbs_nobody_either():
+    model = Doubling(0.01)
+
+    async def ask():
+        batcher = Batcher(model, largest=8)
+        model.fails = True
+        tasks = [asyncio.create_task(batcher.answer(picture(number))) for number in range(4)]
+        await asyncio.sleep(0.002)
+        tasks[0].cancel()
+        gone, *failed = await asyncio.gather(*tasks, return_exceptions=True)
+        model.fails = False
+        return gone, failed, await asyncio.wait_for(batcher.answer(picture(9)), 5)
+
+    gone, failed, after = asyncio.run(ask())
+    assert isinstance(gone, asyncio.CancelledError)
+    assert [str(error) for error in failed] == ["the model is ill"] * 3
+    assert after.labels.tolist() == ["is 9"]
+
+
+def test_when_all_have_left_the_next_is_answered():
+    model = Doubling(0.01)
+
+    async def ask():
+        batcher = Batcher(model, largest=2, waiting=6)
+        tasks = [asyncio.create_task(batcher.answer(picture(number))) for number in range(6)]
+        await asyncio.sleep(0.002)
+        for task in tasks:
+            task.cancel()
+        await batcher.drain()
+        return await asyncio.gather(*(batcher.answer(picture(number)) for number in range(6)))
+
+    assert [answers.labels[0] for answers in asyncio.run(ask())] == [f"is {number}" for number in range(6)]
+
+
+def test_pictures_that_cannot_be_put_together_are_an_error_and_not_the_end():
+    async def ask():
+        batcher = Batcher(Doubling())
+        both = [batcher.answer(picture(1)), batcher.answer(np.zeros((1, 3, 3, 1), np.uint8))]
+        failed = await asyncio.wait_for(asyncio.gather(*both, return_exceptions=True), 5)
+        return failed, await asyncio.wait_for(batcher.answer(picture(3)), 5)
+
+    failed, after = asyncio.run(ask())
+    assert [type(error) for error in failed] == [ValueError, ValueError]
+    assert after.labels.tolist() == ["is 3"]
+
+
+def test_an_observer_that_fails_is_an_error_and_not_the_end():
+    seen = []
+
+    def observe(pictures):
+        seen.append(pictures)
+        if len(seen) == 1:
+            raise OSError("no room for metrics")
+
+    async def ask():
+        batcher = Batcher(Doubling(), observe=observe)
+        with pytest.raises(OSError, match="no room for metrics"):
+            await asyncio.wait_for(batcher.answer(picture(1)), 5)
+        return await asyncio.wait_for(batcher.answer(picture(3)), 5)
+
+    assert asyncio.run(ask()).labels.tolist() == ["is 3"]
+    assert seen == [1, 1]
+
+
 def test_the_loop_turns_on_while_the_model_works():
     async def ask():
         batcher, turns = Batcher(Doubling(0.1)), 0
@@ -156,20 +255,21 @@ def test_the_loop_turns_on_while_the_model_works():
 
 
 def test_drain_waits_for_all_that_was_asked_and_the_thread_goes_with_the_batcher():
-    model = Doubling(0.005)
+    model = Doubling(0.03)
 
     async def ask():
         batcher = Batcher(model, largest=2)
         tasks = [asyncio.create_task(batcher.answer(picture(1))) for _ in range(9)]
         await asyncio.sleep(0)
         await batcher.drain()
-        return [task.done() or task for task in tasks], SimpleNamespace(threads=list(model.threads))
+        await asyncio.sleep(0)
+        return [task.done() for task in tasks]
 
-    asyncio.run(ask())
+    assert asyncio.run(ask()) == [True] * 9
     assert sum(model.calls) == 9
-    assert len(model.threads) == 1
+    assert [thread.name.startswith("model") for thread in model.threads] == [True]
     gc.collect()
     end = time.monotonic() + 5
-    while any(thread.name in model.threads for thread in threading.enumerate()):
+    while any(thread.is_alive() for thread in model.threads):
         assert time.monotonic() < end
         time.sleep(0.01)

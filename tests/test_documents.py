@@ -9,10 +9,13 @@ from helpers import artifacts
 
 ROOT = artifacts.root()
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in (
+    "README.md", "README.zh.md", "CONTRIBUTING.md", "notebooks/README.md", "notebooks/glossary.md")}  # fmt: skip
+CONTRIBUTING, CHINESE = PAGES["CONTRIBUTING.md"], PAGES["README.zh.md"]
 MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-COMMANDS = [line.split("#")[0].strip() for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-            for line in block.splitlines() if line.strip()]
+COMMANDS = sorted({line.split("#")[0].strip() for text in PAGES.values()
+                   for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+                   for line in block.splitlines() if line.strip()})  # fmt: skip
 
 
 def test_the_plan_lists_every_module_and_no_other():
@@ -29,16 +32,29 @@ def test_every_make_command_exists(text):
     assert named <= MAKE_TARGETS
 
 
-@pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
-def test_every_file_that_is_linked_exists(text):
-    links = re.findall(r"\]\(([^)#:]+)\)", text)
-    assert [link for link in links if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("name", PAGES)
+def test_every_file_that_is_linked_exists(name):
+    links = re.findall(r"\]\(([^)#:]+)\)", PAGES[name])
+    assert [link for link in links if not (ROOT / name).parent.joinpath(link).exists()] == []
 
 
-def test_readme_lists_every_notebook():
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md", "notebooks/README.md"])
+def test_the_pages_for_readers_list_every_notebook(name):
     notebooks = {path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
     assert notebooks
-    assert set(re.findall(r"\(notebooks/([^)]+\.ipynb)\)", README)) == notebooks
+    assert set(re.findall(r"\((?:notebooks/)?(\d[^)]+\.ipynb)\)", PAGES[name])) == notebooks
+
+
+def test_the_chinese_readme_has_the_figures_of_the_english_one():
+    figures = set(re.findall(r"\d\.\d{3}|\d\d,\d{3}", CHINESE))
+    assert len(figures) > 10
+    assert figures <= set(re.findall(r"\d\.\d{3}|\d\d,\d{3}", README))
+
+
+def test_the_glossary_names_notebooks_that_there_are():
+    numbers = re.findall(r"\| (\d\d) \|$", PAGES["notebooks/glossary.md"], re.MULTILINE)
+    assert numbers == sorted(numbers)
+    assert {path.name[:2] for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")} == set(numbers)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m helpers")])

@@ -128,7 +128,7 @@ def test_a_control_that_is_moved_draws_its_picture_anew(address, place):
     with browser(address) as page:
         open_notebook(page, address, path.name)
         run_all(page, seconds=200)
-        picture = page.locator(".jp-OutputArea .widget-image, .jp-OutputArea img.jupyter-widgets").last
+        picture = page.locator(".jp-OutputArea img.jupyter-widgets").last
         picture.wait_for()
         before = picture.get_attribute("src")
         slider = page.locator(".jp-OutputArea .noUi-handle, .jp-OutputArea .slider-container [role=slider]").first
@@ -136,3 +136,37 @@ def test_a_control_that_is_moved_draws_its_picture_anew(address, place):
         for _ in range(5):
             page.keyboard.press("ArrowRight")
         page.wait_for_function("([picture, before]) => picture.src !== before", arg=[picture.element_handle(), before])
+
+
+TRAINING = """\
+import keras
+import numpy as np
+from helpers import models, training
+
+random = np.random.default_rng(0)
+images, labels = random.integers(0, 256, (2000, 28, 28, 1), dtype=np.uint8), random.integers(0, 3, 2000)
+model = models.mlp((28, 28, 1), 3)
+model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+history = training.fit(model, (images, labels), (images[:500], labels[:500]), epochs=2000)
+print(len(history), np.isclose(model.evaluate(images[:500], labels[:500], verbose=0)[0], history["val_loss"].min()))
+"""
+
+
+def test_a_training_shows_its_curve_and_can_be_stopped_with_its_best_weights(address, place, make):
+    path = place / "notebooks" / "training.ipynb"
+    nbformat.write(make.notebook(make.code(TRAINING, "training")), path)
+    with browser(address) as page:
+        open_notebook(page, address, path.name)
+        page.click("text=Run >> nth=0")
+        page.click("text='Run All Cells'")
+        page.locator(".jp-OutputArea img.jupyter-widgets").wait_for(timeout=180_000)
+        told = page.locator(".jp-OutputArea .widget-html").inner_text()
+        assert re.search(r"epoch \d+ of 2000, \d+ s left, .*loss", told)
+        page.locator(".jp-OutputArea button:has-text('Stop')").click()
+        page.wait_for_selector(".jp-OutputArea pre:has-text('True')")
+        (cell,) = saved(page, path).cells
+    epochs = int(cell.outputs[-1].text.split()[0])
+    assert 0 < epochs < 2000
+    kept = [output for output in cell.outputs if "image/png" in output.get("data", {})]
+    assert "keeps the weights with the lowest loss" in kept[0].data["text/plain"]
+    assert not [output for output in cell.outputs if output.output_type == "stream" and output.name == "stderr"]

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,19 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 1), dtype=np.uint8)
 CLASSES = ["ant", "bee", "cat"]
 
 
+@pytest.fixture(scope="module")
+def file(write_onnx, tmp_path_factory):
+    return write_onnx(tmp_path_factory.mktemp("file") / "model.onnx")
+
+
 @pytest.fixture
-def file(write_onnx, tmp_path):
-    return write_onnx(tmp_path / "model.onnx")
+def saved(tmp_path):
+    """A folder in the form of a SavedModel, made without TensorFlow."""
+    for name in ("saved_model.pb", "fingerprint.pb", "variables/variables.index"):
+        path = tmp_path / "saved" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return tmp_path / "saved"
 
 
 def test_triton_gets_the_file_with_its_names_types_and_sides(file, tmp_path):
@@ -36,15 +47,72 @@ def test_triton_is_not_told_what_is_not_so(file, tmp_path):
     with pytest.raises(ValueError, match=r"answers for \[3\] classes; received 2 names"):
         layouts.triton(file, tmp_path / "triton", name="pets", classes=CLASSES[:2])
     (tmp_path / "bad.onnx").write_bytes(b"no model")
-    with pytest.raises(ValueError, match="is no ONNX classifier"):
-        layouts.triton(tmp_path / "bad.onnx", tmp_path / "triton", name="pets", classes=CLASSES)
+    for name in ("bad.onnx", "none.onnx"):
+        with pytest.raises(ValueError, match="is no ONNX classifier .*: export it again"):
+            layouts.triton(tmp_path / name, tmp_path / "triton", name="pets", classes=CLASSES)
     assert not (tmp_path / "triton").exists()
 
 
-@pytest.mark.parametrize(("name", "version"), [("../x", 1), ("", 1), ("a b", 1), ("pets", 0)])
-def test_names_that_cannot_be_addresses_are_refused(file, tmp_path, name, version):
+def changed(file, target, change):
+    """Writes an ONNX file that differs in its declarations; nobody runs it."""
+    import onnx
+
+    model = onnx.load(file)
+    change(model.graph)
+    target.write_bytes(model.SerializeToString())
+    return target
+
+
+def test_a_file_of_two_inputs_or_outputs_is_no_classifier(file, tmp_path):
+    for change in (lambda graph: graph.input.add(name="more"), lambda graph: graph.output.add(name="more")):
+        with pytest.raises(ValueError, match="is no ONNX classifier"):
+            layouts.triton(changed(file, tmp_path / "two.onnx", change), tmp_path / "t", name="pets", classes=CLASSES)
+
+
+@pytest.mark.parametrize(("kind", "called"), [("FLOAT", "FP32"), ("FLOAT16", "FP16"), ("DOUBLE", "FP64"),
+                                              ("BFLOAT16", "BF16"), ("INT8", "INT8")])  # fmt: skip
+def test_types_are_called_as_triton_calls_them(file, tmp_path, kind, called):
+    import onnx
+
+    def change(graph):
+        graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.DataType.Value(kind)
+
+    other = changed(file, tmp_path / "other.onnx", change)
+    folder = layouts.triton(other, tmp_path / "triton", name="pets", classes=CLASSES)
+    assert f'name: "logits", data_type: TYPE_{called},' in (folder / "pets" / "config.pbtxt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [("../x", 1), ("", 1), ("a b", 1), ("a.b", 1), ("ä", 1), ("x" * 101, 1), ("pets\n", 1), ("pets", 0), ("pets", -1)],
+)
+def test_names_that_cannot_be_addresses_are_refused(file, saved, tmp_path, name, version):
     with pytest.raises(ValueError, match="A model has a name of letters"):
-        layouts.triton(file, tmp_path / "triton", name=name, classes=CLASSES, version=version)
+        layouts.triton(file, tmp_path / "out", name=name, classes=CLASSES, version=version)
+    with pytest.raises(ValueError, match="A model has a name of letters"):
+        layouts.tensorflow_serving(saved, tmp_path / "out", name=name, version=version)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_there_is_replaced_as_a_whole(file, saved, tmp_path):
+    write = {
+        "triton": lambda name: layouts.triton(file, tmp_path / "triton", name=name, classes=CLASSES),
+        "tfs": lambda name: layouts.tensorflow_serving(saved, tmp_path / "tfs", name=name),
+    }
+    for kind, function in write.items():
+        function("old")
+        function("new")
+        assert {path.name for path in (tmp_path / kind).iterdir()} - {"models.config"} == {"new"}
+
+
+def test_all_files_of_a_saved_model_are_copied_and_found_from_anywhere(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    layouts.tensorflow_serving("saved", "tfs", name="pets", version=7)
+    for file in saved.rglob("*.*"):
+        assert (tmp_path / "tfs" / "pets" / "7" / file.relative_to(saved)).read_text() == file.read_text()
+    text = (tmp_path / "tfs" / "models.config").read_text()
+    assert f'base_path: "{tmp_path}/tfs/pets", model_platform: "tensorflow"' in text
+    assert text.count("{") == text.count("}") == 2
 
 
 def test_tensorflow_serving_gets_the_saved_model_under_its_number(tmp_path):
@@ -65,15 +133,16 @@ def test_tensorflow_serving_gets_the_saved_model_under_its_number(tmp_path):
         layouts.tensorflow_serving(tmp_path, tmp_path / "tfs", name="pets")
 
 
-@pytest.fixture
-def context(file, tmp_path):
-    root = tmp_path / "registry"
+@pytest.fixture(scope="module")
+def context(file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("container")
+    root = folder / "registry"
     for number in (1, 2):
         facts = {"classes": CLASSES, "input": [4, 4, 1], "number": number}
         registry.register("pets", file, facts=facts, made_by="test", parameters={}, root=root,
                           examples=(IMAGES, inference.load(file).predict(IMAGES)))  # fmt: skip
     registry.promote("pets", 2, root=root)
-    return layouts.container(tmp_path / "image", name="pets", root=root)
+    return layouts.container(folder / "image", name="pets", root=root)
 
 
 def test_a_container_holds_the_live_version_and_no_other(context):
@@ -104,6 +173,34 @@ def test_a_containers_packages_are_those_of_the_lock_with_checksums_and_without_
     for line in text.splitlines():
         if line and not line.startswith(" "):
             Requirement(line.split(" \\")[0])
+
+
+def test_a_lock_that_lacks_a_package_is_said(project):
+    lock = (Path(layouts.__file__).parents[1] / "requirements.lock").read_text()
+    (project / "requirements.lock").write_text(lock)
+    assert "\nnumpy==" in layouts.serving_requirements()
+    less = re.sub(r"(?m)^(numpy|pillow)==", r"no-\1==", lock)
+    (project / "requirements.lock").write_text(less)
+    with pytest.raises(ValueError, match="requirements.lock does not name numpy, pillow: make it anew"):
+        layouts.serving_requirements()
+
+
+def test_packages_that_an_extra_asks_for_are_among_them(context):
+    text = (context / "requirements.txt").read_text()
+    for name in ("uvloop", "httptools"):  # of uvicorn[standard]
+        assert f"\n{name}==" in text
+    assert "#" not in text
+
+
+def test_a_damaged_version_is_not_put_into_a_container(file, tmp_path):
+    root = tmp_path / "registry"
+    version = registry.register("pets", file, facts={"classes": CLASSES}, made_by="test", parameters={}, root=root)
+    artifacts.write_json(root / "pets" / "promoted", {"version": 1, "before": []})
+    assert (layouts.container(tmp_path / "image", name="pets", root=root) / "registry" / "pets" / "1").is_dir()
+    (version.path / "model.onnx").write_bytes(b"changed")
+    with pytest.raises(ValueError, match="is not as it was registered"):
+        layouts.container(tmp_path / "another", name="pets", root=root)
+    assert not (tmp_path / "another").exists()
 
 
 def test_without_a_live_version_there_is_nothing_to_put_into_a_container(file, tmp_path):

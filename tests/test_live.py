@@ -1,9 +1,12 @@
 """Which version answers: the promoted one, one by its number, and never one that cannot be loaded."""
 
 import asyncio
+import gc
 import io
 import json
 import shutil
+import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +26,8 @@ def master(write_onnx, tmp_path_factory):
     root = tmp_path_factory.mktemp("master")
     for seed in range(1, 7):
         file = write_onnx(root / "model.onnx", seed=seed)
-        facts, examples = {"classes": ["ant", "bee", "cat"]}, (IMAGES, inference.load(file).predict(IMAGES))
+        facts = {"classes": ["ant", "bee", "cat"]}
+        examples = IMAGES, inference.load(file, trusted=True).predict(IMAGES)
         registry.register("pets", file, facts=facts, made_by="test", parameters={}, examples=examples, root=root)
         file.unlink()
     return root
@@ -117,7 +121,142 @@ def test_at_most_three_other_versions_stay_loaded(live):
     assert "6" in kept
 
 
-@pytest.mark.parametrize("version", ["0", "-1", "01", "1.0", "latest", "", "²", "9" * 10, "9" * 400, "../1", "7"])
+def test_a_version_that_is_no_longer_kept_leaves_no_memory_behind(live):
+    async def ask():
+        await live.refresh()
+        loaded = await live.get("pets", "2")
+        await loaded.answer(IMAGES)
+        gone = weakref.ref(loaded), weakref.ref(loaded.classifier)
+        del loaded
+        for number in ("3", "4", "5"):
+            await live.get("pets", number)
+        gc.collect()
+        return gone
+
+    assert [reference() for reference in asyncio.run(ask())] == [None, None]
+
+
+def test_the_versions_of_all_models_together_are_kept_by_the_order_of_their_coming(live, root):
+    shutil.copytree(root / "pets", root / "more")
+    for number in range(1, 7):
+        manifest = root / "more" / str(number) / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"name": "pets"', '"name": "more"'))
+
+    async def ask():
+        await live.refresh()
+        for name, number in (("pets", "2"), ("more", "2"), ("pets", "3"), ("more", "3")):
+            await live.get(name, number)
+
+    asyncio.run(ask())
+    assert live.names() == ["more", "pets"]
+    kept = [(name, number) for name in ("pets", "more") for number in "23" if live.find(name, number) is not None]
+    assert kept == [("pets", "3"), ("more", "2"), ("more", "3")]
+    assert live.find("more", "3").classifier.name == "more"
+
+
+def test_what_was_live_long_ago_is_loaded_again_when_it_is_asked_for(live, root):
+    async def ask():
+        for number in range(1, 7):
+            set_live(root, number)
+            await live.refresh()
+        assert [number for number in "12345" if live.find("pets", number) is not None] == ["3", "4", "5"]
+        return await live.get("pets", "1")
+
+    assert labels(asyncio.run(ask())) == labels_of(root, 1)
+    assert labels(live.find("pets")) == labels_of(root, 6)
+
+
+def test_a_version_that_is_loaded_already_takes_over_as_it_is(live, root):
+    async def ask():
+        await live.refresh()
+        loaded = await live.get("pets", "2")
+        set_live(root, 2)
+        await live.refresh()
+        return loaded
+
+    loaded = asyncio.run(ask())
+    assert live.find("pets") is loaded
+    assert asyncio.run(live.get("pets")) is asyncio.run(live.get("pets", "2")) is loaded
+
+
+def test_no_request_is_lost_or_mixed_while_a_version_takes_over(live, root):
+    right = {number: labels_of(root, number) for number in (1, 2)}
+
+    async def client(seen):
+        while len(seen) < 3 or seen[-3:] != [2, 2, 2]:
+            batcher = live.find("pets")
+            assert (await batcher.answer(IMAGES)).labels.tolist() == right[batcher.classifier.version]
+            seen.append(batcher.classifier.version)
+
+    async def ask():
+        await live.refresh()
+        seen = [[] for _ in range(4)]
+        clients = [asyncio.create_task(client(one)) for one in seen]
+        await asyncio.sleep(0.01)
+        set_live(root, 2)
+        await live.refresh()
+        await asyncio.wait_for(asyncio.gather(*clients), 10)
+        return seen
+
+    for versions in asyncio.run(ask()):
+        assert versions == sorted(versions)
+        assert set(versions) == {1, 2}
+
+
+def test_what_the_old_version_was_asked_it_still_answers(live, root):
+    async def ask():
+        await live.refresh()
+        tasks = [asyncio.create_task(live.find("pets").answer(IMAGES)) for _ in range(5)]
+        await asyncio.sleep(0)
+        set_live(root, 2)
+        await live.refresh()
+        await live.drain()
+        return [(await task).labels.tolist() for task in tasks]
+
+    assert asyncio.run(ask()) == [labels_of(root, 1)] * 5
+
+
+def test_drain_waits_for_versions_that_are_not_live_too(live):
+    async def ask():
+        await live.refresh()
+        other = await live.get("pets", "2")
+        tasks = [asyncio.create_task(other.answer(IMAGES)) for _ in range(8)]
+        await asyncio.sleep(0)
+        await live.drain()
+        await asyncio.sleep(0)
+        return [task.done() for task in tasks]
+
+    assert asyncio.run(ask()) == [True] * 8
+
+
+def test_calls_are_counted_by_version_and_no_larger_than_the_largest(root):
+    counts = CollectorRegistry()
+    live = Live(root, Telemetry(None, counts), largest=8)
+
+    async def ask():
+        await live.refresh()
+        other = await live.get("pets", "2")
+        await asyncio.gather(*(live.find("pets").answer(IMAGES[:1]) for _ in range(20)), other.answer(IMAGES[:3]))
+
+    asyncio.run(ask())
+    name = "workbook_batch_pictures_"
+    for version, calls, answered in (("1", 3, 20), ("2", 1, 3)):
+        of = {"model": "pets", "version": version}
+        assert counts.get_sample_value(f"{name}count", of) == calls  # what prepares a model is not among them
+        assert counts.get_sample_value(f"{name}sum", of) == answered
+
+
+def test_a_model_that_is_gone_from_the_registry_answers_on(live, root):
+    asyncio.run(live.refresh())
+    (root / "pets" / "promoted").unlink()
+    asyncio.run(live.refresh())
+    assert labels(live.find("pets")) == labels_of(root, 1)
+    shutil.rmtree(root)
+    asyncio.run(live.refresh())
+    assert len(labels(live.find("pets"))) == len(IMAGES)
+
+
+@pytest.mark.parametrize("version", ["0", "-1", "01", "1.0", "latest", "", "²", "٣", "9" * 10, "9" * 400, "../1", "7"])
 def test_a_version_that_is_none_is_404(live, version):
     asyncio.run(live.refresh())
     with pytest.raises(Refused) as error:
@@ -152,6 +291,48 @@ def test_a_damaged_version_does_not_take_over_and_is_told_once(live, root, said)
     assert live.find("pets").classifier.version == 3
 
 
+def test_a_version_that_was_mended_takes_over_when_it_is_promoted_again(live, root, said):
+    asyncio.run(live.refresh())
+    file = root / "pets" / "2" / "model.onnx"
+    whole = file.read_bytes()
+    for content, promoted in ((whole[:-5], 2), (whole, 1), (whole, 2)):
+        file.write_bytes(content)
+        set_live(root, promoted)
+        asyncio.run(live.refresh())
+    assert live.find("pets").classifier.version == 2
+    assert len(events(said, "could not load")) == 1
+
+
+def test_a_version_that_is_not_there_does_not_take_over(live, root, said):
+    asyncio.run(live.refresh())
+    set_live(root, 9)
+    asyncio.run(live.refresh())
+    assert live.find("pets").classifier.version == 1
+    assert "no version 9 of the model pets" in events(said, "could not load")[0]["reason"]
+    (root / "pets" / "promoted").unlink()
+    asyncio.run(live.refresh())
+    assert live.find("pets").classifier.version == 1
+    assert len(events(said, "could not load")) == 1
+
+
+@pytest.mark.parametrize("change", [
+    lambda manifest: [], lambda manifest: None, lambda manifest: {}, lambda manifest: manifest | {"facts": None},
+    lambda manifest: manifest | {"facts": {"classes": 3}}, lambda manifest: manifest | {"facts": {"temperature": "x"}},
+    lambda manifest: {key: value for key, value in manifest.items() if key != "name"},
+])  # fmt: skip
+def test_a_manifest_of_another_form_neither_takes_over_nor_ends_the_watch(live, root, said, change):
+    path = root / "pets" / "2" / "manifest.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    asyncio.run(live.refresh())
+    set_live(root, 2)
+    asyncio.run(live.refresh())
+    assert live.find("pets").classifier.version == 1
+    assert len(events(said, "could not load")) == 1
+    with pytest.raises(Refused, match="Version 2 of pets cannot be loaded") as error:
+        asyncio.run(live.get("pets", "2"))
+    assert error.value.status == 503
+
+
 def test_a_promotion_that_cannot_be_read_changes_nothing(live, root):
     asyncio.run(live.refresh())
     for text in ("{", "[]", '{"version": "2", "before": []}'):
@@ -174,6 +355,34 @@ def test_watching_finds_what_is_promoted_meanwhile(live, root):
         return live.find("pets").classifier.version
 
     assert asyncio.run(ask()) == 2
+
+
+def test_watching_outlives_a_registry_that_cannot_be_read_for_a_while(live, root, monkeypatch):
+    refusals, listed = [], Path.iterdir
+
+    def iterdir(path):
+        if path == root and len(refusals) < 2:
+            refusals.append(path)
+            raise PermissionError(path)
+        return listed(path)
+
+    async def ask():
+        await live.refresh()
+        monkeypatch.setattr(Path, "iterdir", iterdir)
+        watching = asyncio.create_task(live.watch())
+        set_live(root, 2)
+        for _ in range(100):
+            await asyncio.sleep(0.02)
+            if watching.done() or live.find("pets").classifier.version == 2:
+                break
+        alive = not watching.done()
+        watching.cancel()
+        return alive
+
+    monkeypatch.setattr("helpers.live._POLL", 0.01)
+    assert asyncio.run(ask())
+    assert live.find("pets").classifier.version == 2
+    assert len(refusals) == 2
 
 
 def test_what_a_model_takes_is_told_to_the_protocols(root):

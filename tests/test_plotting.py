@@ -228,3 +228,85 @@ def test_frontier_greys_what_is_outside_the_budget_and_rings_the_chosen():
     grey = matplotlib.colors.to_rgba(plotting.BASELINE)
     assert [tuple(colour) == grey for colour in ax.collections[0].get_facecolors()] == [True, True, True, False]
     assert ax.lines[1].get_xdata() == [10]
+
+
+def measured():
+    return pd.DataFrame(
+        {"server": ["ours"] * 3 + ["theirs"] * 3, "clients": [1, 8, 64] * 2,
+         "p50_ms": [1.0, 2.0, 9.0, 2.0, 5.0, 30.0], "p99_ms": [2.0, 6.0, 40.0, 4.0, 20.0, 300.0]}
+    )  # fmt: skip
+
+
+def test_latencies_are_the_median_solid_and_the_99th_percentile_dashed_in_one_colour_a_server():
+    ax = plotting.latencies(measured(), by="server")
+    assert [line.get_linestyle() for line in ax.lines] == ["-", "--"] * 2
+    assert [line.get_color() for line in ax.lines] == [plotting.COLOURS[0]] * 2 + [plotting.COLOURS[1]] * 2
+    assert [line.get_label() for line in ax.lines[::2]] == ["ours: median", "theirs: median"]
+    np.testing.assert_array_equal(ax.lines[2].get_xydata(), [[1, 2], [8, 5], [64, 30]])
+    np.testing.assert_array_equal(ax.lines[3].get_xydata(), [[1, 4], [8, 20], [64, 300]])
+
+
+def test_latencies_have_a_tick_for_each_number_of_clients_and_no_powers_of_ten():
+    ax = plotting.latencies(measured().iloc[::-1], by="server")
+    ax.figure.canvas.draw()
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["1", "8", "64"]
+    assert "100" in [text.get_text() for text in ax.get_yticklabels()]
+    assert ax.lines[0].get_label() == "theirs: median", "servers come in the order of the table"
+    assert "ms" in ax.get_ylabel()
+
+
+def test_more_servers_than_colours_begin_with_the_first_again():
+    many = pd.concat([measured().head(1).assign(server=str(n)) for n in range(len(plotting.COLOURS) + 1)])
+    ax = plotting.latencies(many, by="server")
+    assert ax.lines[-1].get_color() == plotting.COLOURS[0]
+
+
+def requests(count=3):
+    return pd.DataFrame({"start": np.arange(count) / 10, "ms": np.linspace(2, 40, count), "model_version": [2] * count})
+
+
+def test_timeline_has_a_dot_a_request_and_a_colour_a_version():
+    both = pd.concat([requests(4), requests(2).assign(model_version=1)])
+    ax = plotting.timeline(both, by="model_version")
+    first, second = ax.lines
+    np.testing.assert_allclose(first.get_xydata(), [[0, 2], [0.1, 40]])
+    assert len(second.get_xdata()) == 4
+    assert [line.get_label() for line in ax.lines] == ["1", "2"]
+    assert [line.get_color() for line in ax.lines] == list(plotting.COLOURS[:2])
+    assert {line.get_linestyle() for line in ax.lines} == {"None"}
+    assert ax.get_legend().get_title().get_text() == "model version"
+
+
+def test_timeline_shows_the_quickest_request_above_the_edge_on_a_logarithmic_axis():
+    ax = plotting.timeline(requests(), by="model_version")
+    ax.figure.canvas.draw()
+    assert ax.get_yscale() == "log"
+    assert ax.get_ylim()[0] == 1
+    assert ax.get_ylim()[1] > 40
+    assert {"2", "5", "10", "20"} <= {text.get_text() for text in ax.get_yticklabels()}
+
+
+def test_few_requests_have_larger_dots_than_thousands_and_the_legend_has_equal_ones():
+    ax = plotting.timeline(pd.concat([requests(101), requests(100).assign(model_version=3)]), by="model_version")
+    assert ax.lines[0].get_markersize() < ax.lines[1].get_markersize()
+    handles = ax.get_legend().legend_handles
+    assert {(handle.get_markersize(), handle.get_alpha()) for handle in handles} == {(8, 1)}
+
+
+@pytest.mark.parametrize("name", ["promoted", "$_{$", "a\nb"])
+def test_an_event_is_a_grey_line_with_its_name_whatever_that_is(name, published):
+    ax = plotting.timeline(requests(), by="model_version", events={name: 0.15})
+    assert ax.lines[-1].get_xdata() == [0.15, 0.15]
+    assert ax.lines[-1].get_color() == plotting.BASELINE
+    assert [text.xy[0] for text in ax.texts] == [0.15]
+    assert name.replace("$", "") in ax.texts[0].get_text().replace("\\$", "")
+    plotting.show(ax, alt="A line.")
+    assert published
+
+
+def test_latencies_and_timelines_draw_where_they_are_told():
+    _, (left, right) = plt.subplots(1, 2)
+    assert plotting.latencies(measured(), by="server", ax=left) is left
+    assert plotting.timeline(requests(), by="model_version", ax=right) is right
+    assert len(plt.get_fignums()) == 1

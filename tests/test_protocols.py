@@ -3,6 +3,7 @@
 import base64
 import json
 import struct
+import tracemalloc
 
 import numpy as np
 import orjson
@@ -91,10 +92,50 @@ def test_the_answer_in_rows():
         ({"instances": [[[0.5] * 4] * 4]}, 400, "whole numbers from 0 to 255"),
         ({"instances": [[[1e300] * 4] * 4]}, 400, "whole numbers from 0 to 255"),
         ({"instances": 3, "signature_name": "x"}, 400, "only signature"),
+        ({"instances": 3}, 400, "one entry a picture; received 3"),
+        ({"instances": {"pictures": [[[0] * 4] * 4]}}, 400, "one entry a picture; received an object"),
+        ({"inputs": {}}, 400, "received an empty object"),
+        ({"instances": [{"b64": "AAAA", "name": 1}]}, 400, "an object with 'b64', 'name'"),
+        ({"instances": [{"b64": 7}]}, 400, "A picture file is given as"),
+        ({"instances": [{"b64": "AAAA"}, [[0]]]}, 400, "A picture of 3 bytes"),
+        ({"instances": [[[0] * 4] * 4, [[0] * 3] * 4]}, 400, "differ in length or depth"),
+        ({"instances": [[[0] * 4] * 4, 0]}, 400, "differ in length or depth"),
+        ({"instances": [[[True, 0, 0, 0]] * 4]}, 400, "whole numbers from 0 to 255"),
+        ({"instances": [[["7"] * 4] * 4]}, 400, "whole numbers from 0 to 255"),
+        ({"instances": [[[None, 0, 0, 0]] * 4]}, 400, "whole numbers from 0 to 255"),
+        ({"instances": [[[256] * 4] * 4]}, 400, "whole numbers from 0 to 255"),
+        ({"instances": [[[256.0] * 4] * 4]}, 400, "whole numbers from 0 to 255"),
+        ({"instances": [[[2**64 - 1] * 4] * 4]}, 400, "whole numbers from 0 to 255"),
+        ({"instances": [[]]}, 400, r"received the shape \[0\]"),
     ],
 )  # fmt: skip
 def test_what_is_no_prediction_is_refused(content, status, says):
     refused(status, says, protocols.predict_request, json.dumps(content).encode(), EXPECTED)
+
+
+@given(arrays(np.int16, (1, 4, 4, 1), elements=st.integers(-2, 258)), st.sampled_from([int, float]))
+def test_pixels_are_taken_if_and_only_if_all_are_bytes(values, kind):
+    body = json.dumps({"instances": values.astype(kind).tolist()}).encode()
+    if ((values >= 0) & (values <= 255)).all():
+        np.testing.assert_array_equal(protocols.predict_request(body, EXPECTED), values)
+    else:
+        refused(400, "whole numbers from 0 to 255", protocols.predict_request, body, EXPECTED)
+
+
+@pytest.mark.parametrize("depth", [17, 100])
+def test_lists_may_not_lie_in_each_other_without_end(depth):
+    body = b'{"instances": ' + b"[" * depth + b"0" + b"]" * depth + b"}"
+    refused(400, "differ in length or depth", protocols.predict_request, body, EXPECTED)
+
+
+def test_a_long_text_among_pixels_takes_no_more_room_than_it_has():
+    body = json.dumps({"instances": [[["a" * 2000] + [0] * 20_000]]}).encode()
+    tracemalloc.start()
+    try:
+        refused(400, "whole numbers from 0 to 255", protocols.predict_request, body, EXPECTED)
+        assert tracemalloc.get_traced_memory()[1] < 100 * len(body)
+    finally:
+        tracemalloc.stop()
 
 
 # ── Open Inference Protocol V2 ──────────────────────────────────────────────────────────────────
@@ -175,6 +216,79 @@ def test_packed_strings_have_their_length_before_them(texts):
     assert found == texts
 
 
+@given(st.lists(st.text(st.characters(codec="utf-8")), min_size=1))
+def test_packed_strings_come_back_as_files(texts):
+    found = []
+
+    def keep(file):
+        found.append(file.decode())
+        return np.zeros((1, 1, 1), np.uint8)
+
+    tensor = Tensor("pictures", "BYTES", [len(texts)], protocols.pack_strings(texts))
+    assert protocols.read(tensor, Expected((1, 1, 1), len(texts), keep)).shape == (len(texts), 1, 1, 1)
+    assert found == texts
+
+
+def test_an_answer_says_its_outputs_in_the_order_in_which_they_were_wanted():
+    request = protocols.Request(IMAGE, None, ("probabilities", "label"), frozenset({"label"}))
+    body, length = protocols.infer_response(ANSWERS, "pets", 2, request)
+    told = json.loads(body[:length])
+    assert told["id"] == ""
+    assert [one["name"] for one in told["outputs"]] == ["probabilities", "label"]
+    assert told["outputs"][0] == {
+        "name": "probabilities", "datatype": "FP32", "shape": [2, 2], "data": [0.75, 0.25, 0.125, 0.875]}  # fmt: skip
+    assert told["outputs"][1]["parameters"]["binary_data_size"] == len(body) - length
+    assert body[length:] == b"\x01\0\0\0a\x05\0\0\0\xc3\xa4\xe2\x82\xac"
+
+
+GOOD = {"name": "pictures", "datatype": "UINT8", "shape": [1, 4, 4, 1]}
+DATA = {"data": [0] * 16}
+SIZE = {"parameters": {"binary_data_size": 16}}
+
+
+@pytest.mark.parametrize(
+    ("content", "tail", "says"),
+    [
+        ({"inputs": [GOOD | DATA], "id": 7}, b"", '"id" is text; received 7'),
+        ({}, b"", 'one tensor "pictures"; received None'), ({"inputs": {}}, b"", "received an object"),
+        ({"inputs": []}, b"", "received a list"), ({"inputs": [GOOD | DATA] * 2}, b"", "received a list"),
+        ({"inputs": [1]}, b"", "received a list"),
+        ({"inputs": [GOOD]}, b"", 'no list "data" and no binary_data_size; received an object with \'name\''),
+        ({"inputs": [GOOD | {"data": "0"}]}, b"", 'no list "data"'),
+        ({"inputs": [GOOD | DATA]}, b"ab", "2 bytes follow the JSON, and no tensor has a binary_data_size"),
+        ({"inputs": [GOOD | SIZE]}, bytes(15), "binary_data_size is 16, and 15 bytes follow"),
+        ({"inputs": [GOOD | SIZE]}, bytes(17), "binary_data_size is 16, and 17 bytes follow"),
+        ({"inputs": [GOOD | {"parameters": {"binary_data_size": True}}]}, b"a", "binary_data_size is True"),
+        ({"inputs": [GOOD | {"parameters": {"binary_data_size": "16"}}]}, bytes(16), "binary_data_size is '16'"),
+        ({"inputs": [GOOD | {"parameters": [16]}]}, bytes(16), "binary_data_size is a list"),
+        ({"inputs": [GOOD | DATA | SIZE]}, bytes(16), "not as both"),
+        ({"inputs": [GOOD | DATA], "parameters": [1]}, b"", '"outputs" is a list and "parameters" an object'),
+        ({"inputs": [GOOD | DATA], "outputs": {"name": "label"}}, b"", '"outputs" is a list'),
+        ({"inputs": [GOOD | DATA], "outputs": ["label"]}, b"", 'an object with a "name"; received a list'),
+        ({"inputs": [GOOD | DATA], "outputs": [{"name": 1}]}, b"", 'an object with a "name"'),
+        ({"inputs": [GOOD | DATA], "outputs": [{"name": "label", "parameters": [1]}]}, b"", "object; received a list"),
+        ({"inputs": [GOOD | DATA], "outputs": [{"name": "logits"}]}, b"", "label and probabilities; received 'logits'"),
+        ({"inputs": [GOOD | DATA], "outputs": [{"name": "label"}] * 2}, b"", "one was named twice"),
+    ],
+)  # fmt: skip
+def test_what_is_no_inference_is_refused(content, tail, says):
+    head = json.dumps(content).encode()
+    refused(400, says, protocols.infer_request, head + tail, len(head), EXPECTED)
+
+
+@pytest.mark.parametrize("length", [-1, 5])
+def test_a_json_longer_than_its_body_is_refused(length):
+    refused(400, f"is {length}, and the body has 2 bytes", protocols.infer_request, b"{}", length, EXPECTED)
+
+
+def test_colour_pictures_in_a_tensor_are_not_taken_without_their_channels():
+    images = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
+    tensor = Tensor("pictures", "UINT8", [2, 2, 2, 3], images.tobytes())
+    np.testing.assert_array_equal(protocols.read(tensor, COLOUR), images)
+    refused(400, r"\[n, 2, 2, 3\]; received \[6, 2, 2\]", protocols.read, tensor._replace(shape=[6, 2, 2]),
+            COLOUR._replace(pictures=6))  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changed", "status", "says"),
     [
@@ -183,13 +297,17 @@ def test_packed_strings_have_their_length_before_them(texts):
         ({"shape": [1, 5, 4, 1]}, 400, r"\[n, 4, 4, 1\]; received \[1, 5, 4, 1\]"),
         ({"shape": [True, 4, 4, 1]}, 400, "list of whole numbers"), ({"shape": "1441"}, 400, "list of whole numbers"),
         ({"shape": [-1, 4, 4, 1]}, 400, "list of whole numbers"), ({"shape": [6, 4, 4, 1]}, 413, "at most 5"),
-        ({"shape": [0, 4, 4, 1]}, 400, "at least one"),
+        ({"shape": [0, 4, 4, 1]}, 400, "at least one"), ({"shape": []}, 400, "list of whole numbers; received a list"),
+        ({"shape": None}, 400, "list of whole numbers; received None"),
+        ({"data": bytes(15)}, 400, "stands for 16 values; received 15"),
         ({"shape": [2, 4, 4, 1]}, 400, "stands for 32 values; received 16"),
         ({"datatype": "BYTES", "shape": [1, 1]}, 400, r"shape \[n\]; received \[1, 1\]"),
         ({"datatype": "BYTES", "shape": [1], "data": [7]}, 400, "in base64; received 7"),
         ({"datatype": "BYTES", "shape": [2], "data": ["AAAA"]}, 400, "stands for 2 values; received 1"),
         ({"datatype": "BYTES", "shape": [1], "data": b"\1\0\0"}, 400, "lengths in a binary BYTES tensor"),
         ({"datatype": "BYTES", "shape": [1], "data": b"\1\0\0\0"}, 400, "lengths in a binary BYTES tensor"),
+        ({"datatype": "BYTES", "shape": [1], "data": b"\1\0\0\0a"}, 400, "A picture of 1 bytes is no picture"),
+        ({"datatype": "BYTES", "shape": [1], "data": b"\0\0\0\0" * 2}, 400, "stands for 1 values; received 2"),
     ],
 )  # fmt: skip
 def test_a_tensor_that_does_not_fit_is_refused(changed, status, says):
@@ -235,7 +353,10 @@ def test_limits_are_the_usual_ones_but_for_those_given():
     assert protocols.limits({}) == Limits()
 
 
-@pytest.mark.parametrize("given", [{"body": "1.5"}, {"body": "-1"}, {"pixels": "nan"}, {"answer_seconds": "nan"}])
+@pytest.mark.parametrize(
+    "given",
+    [{"body": "1.5"}, {"body": "-1"}, {"body": "0"}, {"body": "many"}, {"pixels": "nan"}, {"answer_seconds": "nan"}],
+)
 def test_a_limit_that_is_none_is_refused(given):
     with pytest.raises(ValueError, match="it must be a number above 0"):
         protocols.limits(given)

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from helpers import artifacts
 from helpers.classifier import Answers
 from helpers.telemetry import Telemetry
 
@@ -57,6 +61,14 @@ def test_calls_classes_and_the_live_version_are_counted(telemetry):
     assert found["workbook_model_version", "pets"] == 3
 
 
+def test_a_model_may_be_called_like_a_route(telemetry):
+    telemetry.answered("infer", 200, 0.003)
+    telemetry.called(SimpleNamespace(name="infer", version=200), 5)
+    found = counted(telemetry)
+    assert found["workbook_requests_total", "200", "infer"] == 1
+    assert found["workbook_batch_pictures_sum", "200", "infer"] == 5
+
+
 def test_a_request_is_one_line_of_json(telemetry, log):
     telemetry.answered("infer", 200, 0.00345, id="x" * 1000 + "\n", pictures=2)
     (line,) = log.getvalue().splitlines()
@@ -79,3 +91,67 @@ def test_without_a_log_nothing_is_written_and_everything_counted():
     silent.answered("infer", 200, 0.1)
     silent.say("failed")
     assert counted(silent)["workbook_requests_total", "200", "infer"] == 1
+
+
+def test_a_file_without_a_number_is_version_0(telemetry, log):
+    file = SimpleNamespace(name="model.onnx", version=None, predictor=MODEL.predictor)
+    telemetry.took_over(file)
+    telemetry.called(file, 1)
+    assert counted(telemetry)["workbook_model_version", "model.onnx"] == 0
+    assert counted(telemetry)["workbook_batch_pictures_count", "None", "model.onnx"] == 1
+    assert json.loads(log.getvalue())["version"] is None
+
+
+def test_the_version_that_answers_is_the_last_one(telemetry):
+    for version in (3, 4, 2):
+        telemetry.took_over(SimpleNamespace(name="pets", version=version, predictor=MODEL.predictor))
+    assert counted(telemetry)["workbook_model_version", "pets"] == 2
+
+
+def test_what_is_said_is_written_at_once():
+    log = io.TextIOWrapper(content := io.BytesIO())
+    Telemetry(log, CollectorRegistry()).say("stopped", pid=7)
+    assert json.loads(content.getvalue())["event"] == "stopped"
+
+
+@pytest.mark.parametrize("text", ["ä€🙂", "a\r\nb", "\u2028", '"}', "\ud800", "\x1b[31m"])
+def test_whatever_a_client_calls_its_request_is_one_plain_line(telemetry, log, text):
+    telemetry.answered("infer", 200, 0.1, id=text)
+    (line,) = log.getvalue().splitlines()
+    assert line.isascii()
+    assert line.isprintable()
+    assert json.loads(line)["id"] == text
+
+
+def test_no_class_name_breaks_the_page(telemetry):
+    names = ['a"b', "a\nb", "a\\b", "ä€", ""]
+    telemetry.classified(MODEL, Answers(np.array(names), np.zeros((5, 2)), np.zeros((5, 2))))
+    found = counted(telemetry)
+    for name in names:
+        key = "workbook_predictions_total", *sorted(["3", name, "pets"])
+        assert found[key] == 1
+
+
+_COUNT = """
+import sys
+from types import SimpleNamespace
+from helpers.telemetry import Telemetry
+telemetry = Telemetry(None)
+for _ in range(int(sys.argv[1])):
+    telemetry.answered("infer", 200, 0.01)
+file = SimpleNamespace(name="model.onnx")
+telemetry.took_over(SimpleNamespace(name="pets", version=int(sys.argv[1]), predictor=SimpleNamespace(path=file)))
+sys.stdout.write(telemetry.page()[0].decode())
+"""
+
+
+def test_the_page_adds_up_all_processes(tmp_path):
+    pages = [
+        subprocess.run([sys.executable, "-c", _COUNT, number], cwd=artifacts.root(), capture_output=True, text=True,
+                       check=True, env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}).stdout
+        for number in ("3", "2")
+    ]  # fmt: skip
+    assert 'workbook_requests_total{route="infer",status="200"} 3.0' in pages[0]
+    assert 'workbook_requests_total{route="infer",status="200"} 5.0' in pages[1]
+    assert 'workbook_request_seconds_count{route="infer"} 5.0' in pages[1]
+    assert 'workbook_model_version{model="pets"} 2.0' in pages[1]  # that of whoever took over last
