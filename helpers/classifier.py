@@ -154,6 +154,11 @@ def _card(path: Path, checksum: str) -> dict:
 
 
 def _checked(path: Path, found: Classifier) -> Classifier:
+    if not isinstance(found.temperature, int | float) or not 0 < found.temperature < float("inf"):
+        raise ValueError(
+            f"The temperature of {path} is {found.temperature!r}, and logits are divided by it: register the model "
+            "again with a number above 0."
+        )
     if len(found.classes) != found.predictor.classes:
         raise ValueError(
             f"{path} answers for {found.predictor.classes} classes, and {len(found.classes)} names are known: "

@@ -135,7 +135,7 @@ def test_more_pictures_than_may_wait_are_turned_away_and_the_others_answered():
 
 def test_pictures_that_the_model_has_already_taken_do_not_wait():
     async def ask():
-        batcher = Batcher(Doubling(0.02), largest=4, waiting=4)
+        batcher = Batcher(Doubling(0.1), largest=4, waiting=4)
         first = asyncio.create_task(batcher.answer(picture(1, 4)))
         await asyncio.sleep(0.005)
         second = asyncio.create_task(batcher.answer(picture(2, 4)))
@@ -179,7 +179,7 @@ def test_whoever_leaves_disturbs_nobody():
 
 
 def test_whoever_leaves_before_an_error_disturbs_nobody_either():
-    model = Doubling(0.01)
+    model = Doubling(0.1)
 
     async def ask():
         batcher = Batcher(model, largest=8)

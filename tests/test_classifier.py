@@ -171,6 +171,12 @@ def test_a_file_takes_names_and_temperature_from_the_card_beside_it_if_that_is_i
         assert classifier.load(file).classes == ["0", "1", "2"]
 
 
+@pytest.mark.parametrize("temperature", [0, -1.0, "2"])
+def test_a_temperature_that_nothing_can_be_divided_by_is_refused(register, temperature):
+    with pytest.raises(ValueError, match=r"logits are divided by it: register the model again with a number above 0"):
+        classifier.load(register(temperature=temperature).path)
+
+
 def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no model"):
         classifier.load(tmp_path / "none.onnx")

@@ -105,6 +105,14 @@ def test_what_was_there_is_replaced_as_a_whole(file, saved, tmp_path):
         assert {path.name for path in (tmp_path / kind).iterdir()} - {"models.config"} == {"new"}
 
 
+def test_a_folder_that_is_no_saved_model_is_refused_and_what_was_there_stays(saved, tmp_path):
+    folder = layouts.tensorflow_serving(saved, tmp_path / "tfs", name="pets")
+    for path in (tmp_path, saved / "variables", tmp_path / "none"):
+        with pytest.raises(ValueError, match="is no SavedModel: export the model to a name without a suffix"):
+            layouts.tensorflow_serving(path, folder, name="pets")
+    assert (folder / "pets" / "1" / "saved_model.pb").is_file()
+
+
 def test_all_files_of_a_saved_model_are_copied_and_found_from_anywhere(saved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     layouts.tensorflow_serving("saved", "tfs", name="pets", version=7)
@@ -129,8 +137,6 @@ def test_tensorflow_serving_gets_the_saved_model_under_its_number(tmp_path):
     np.testing.assert_allclose(
         inference.load(f"{base}/2").predict(IMAGES), inference.load(saved).predict(IMAGES), atol=1e-6
     )
-    with pytest.raises(ValueError, match="is no SavedModel"):
-        layouts.tensorflow_serving(tmp_path, tmp_path / "tfs", name="pets")
 
 
 @pytest.fixture(scope="module")
