@@ -83,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="render the executed notebooks of a folder as HTML pages")
     report.add_argument("folder", nargs="?", metavar="DIR", help="where a run wrote to (default: outputs)")
+    report.add_argument("--story", action="store_true", help="fold the code, for readers who want the story")
     report.set_defaults(command=_report)
 
     _add_predict(commands)
@@ -192,7 +193,7 @@ def _report(parsed: argparse.Namespace) -> int:
     _choose_outputs(parsed.folder)
     from helpers import report
 
-    print(report.render_all())
+    print(report.render_all(story=parsed.story))
     return 0
 
 

@@ -1,6 +1,10 @@
-"""Executed notebooks as HTML pages that need neither a network nor scripts, and an index of them."""
+"""Executed notebooks as HTML pages that need neither a network nor scripts, and an index of them with a search."""
 
+import base64
+import hashlib
 import html
+import io
+import json
 import re
 from pathlib import Path
 
@@ -9,8 +13,22 @@ from helpers.artifacts import size
 from helpers.outcomes import RAN, SKIPPED, Outcome
 from helpers.progress import duration
 
-# Nothing is fetched and nothing runs: a page can be mailed, and opened on a machine without a network.
+# Nothing is fetched, and but for the index's search nothing runs: a page can be mailed, and opened without a network.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_NAVIGATION = re.compile(r'<nav class="pages"[^>]*>.*?</nav>', re.DOTALL)
+_SEARCH = """
+const sections = JSON.parse(document.getElementById("sections").textContent);
+const box = document.getElementById("search"), found = document.getElementById("found");
+box.addEventListener("input", () => {
+  const words = box.value.toLowerCase().split(/\\s+/).filter(Boolean);
+  const hits = words.length ? sections.filter(one => words.every(word => one.text.includes(word))) : [];
+  found.replaceChildren(...hits.slice(0, 30).map(one => {
+    const item = document.createElement("li"), link = document.createElement("a");
+    link.href = one.page; link.textContent = one.title; item.append(link); return item;
+  }));
+  document.getElementById("count").textContent = words.length ? hits.length + " found" : "";
+});
+"""
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --soft: #f5f6f8; --line: #d8dde3; --link: #0b5cad;
@@ -40,47 +58,93 @@ th, td { border: 0; border-bottom: 1px solid var(--line); padding: 0.3rem 0.7rem
   vertical-align: top; }
 td.figure, th.figure { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 math[display="block"] { margin: 0.8rem 0; overflow-x: auto; }
+details.input > summary { cursor: pointer; font-size: 0.8rem; opacity: 0.75; }
+details.contents { margin: 0 0 1rem; } details.contents ol { margin: 0.4rem 0; padding-left: 1.4rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem; padding: 0; }
+.cards li { list-style: none; border: 1px solid var(--line); border-radius: 8px; padding: 0.8rem; }
+.cards img { background: #fff; border-radius: 6px; height: 9rem; width: 100%; object-fit: contain; }
+.cards p { margin: 0.4rem 0 0; font-size: 0.9rem; }
+#search { font: inherit; width: 100%; padding: 0.45rem 0.6rem; border: 1px solid var(--line); border-radius: 6px;
+  background: var(--paper); color: var(--ink); }
 .good { color: var(--good); } .bad { color: var(--bad); }
 nav, footer { font-size: 0.9rem; margin-bottom: 1rem; }
 """
 
 
-def page(content: "nbformat.NotebookNode", title: str) -> str:  # noqa: F821
-    """Returns a notebook as one HTML page: pictures inside with their alt text, formulas as MathML."""
+def page(content: "nbformat.NotebookNode", title: str, *, story: bool = False) -> str:  # noqa: F821
+    """Returns a notebook as one HTML page: pictures inside with their alt text, formulas as MathML, code that folds.
+
+    Args:
+        content: The executed notebook.
+        title: Of the page.
+        story: Whether the code is folded when the page opens.
+    """
+    from bs4 import BeautifulSoup
+
     body, _ = _exporter().from_notebook_node(content)
     # Links between notebooks become links between their pages.
     body = re.sub(r'href="(?:\./)?(\d\d_\w+)\.ipynb(#[^"]*)?"', r'href="../\1/\1.html\2"', body)
     # pandas brings a style with each table, IPython one with each listing: for a white page alone.
     body = re.sub(r"<style[^>]*>.*?</style>", "", body, flags=re.DOTALL)
+    soup = BeautifulSoup(body, "html.parser")
+    for cell in soup.select("div.code_cell > div.input"):
+        summary = soup.new_tag("summary")
+        summary.string = "code"
+        cell.name = "details"
+        cell.insert(0, summary)
+        if not story:
+            cell["open"] = ""
+    entries = "".join(
+        f'<li><a href="#{html.escape(heading["id"])}">{heading.decode_contents()}</a></li>\n'
+        for heading in soup.find_all("h2", id=True)
+    )
+    contents = f'<details class="contents"><summary>Contents</summary>\n<ol>\n{entries}</ol></details>\n'
     return _document(
-        title, f'<nav><a href="../index.html">All notebooks</a></nav>\n<main>\n{body}\n</main>', _highlight_style()
+        title, f"{_navigation(None, None)}\n{contents if entries else ''}<main>\n{soup}\n</main>", _highlight_style()
     )
 
 
 def index(went: list[Outcome]) -> str:
-    """Returns the page that lists the notebooks of a folder and every claim with its figure."""
+    """Returns the page that shows the notebooks of a folder, finds words in them, and lists every claim."""
+    cards = "".join(_card(outcome) for outcome in went if outcome.status != SKIPPED)
     rows = "".join(_row(outcome) for outcome in went)
     tables = "".join(_claims(outcome.stem, outcome.title) for outcome in went if outcome.status != SKIPPED)
+    sections = [section for outcome in went if _page_of(outcome.stem).exists() for section in _sections(outcome.stem)]
     return _document(
         "Workbook",
-        '<h1>Workbook</h1>\n<table><thead><tr><th>notebook</th><th>went</th><th class="figure">time</th>'
+        f'<h1>Workbook</h1>\n{_search(sections) if sections else ""}<ul class="cards">\n{cards}</ul>\n'
+        '<h2>How it went</h2>\n<table><thead><tr><th>notebook</th><th>went</th><th class="figure">time</th>'
         '<th class="figure">memory</th><th class="figure">claims held</th></tr></thead>\n'
         f"<tbody>\n{rows}</tbody></table>\n{tables}",
+        script=_SEARCH if sections else "",
     )
 
 
 def write_index(went: list[Outcome]) -> Path:
-    """Writes `index.html` into `artifacts.outputs()` and returns its path."""
+    """Writes `index.html` into `artifacts.outputs()`, links the pages there with each other, and returns its path."""
+    stems = [outcome.stem for outcome in went if _page_of(outcome.stem).exists()]
+    titles = {outcome.stem: outcome.title for outcome in went}
+    for before, stem, after in zip([None, *stems[:-1]], stems, [*stems[1:], None], strict=True):
+        links = (None if one is None else (one, titles[one]) for one in (before, after))
+        text = _page_of(stem).read_text(encoding="utf-8")
+        linked = _NAVIGATION.sub(lambda _, links=tuple(links): _navigation(*links), text, count=1)
+        if linked != text:
+            with artifacts.writing(_page_of(stem)) as partial:
+                partial.write_text(linked, encoding="utf-8")
     path = artifacts.outputs() / "index.html"
     with artifacts.writing(path) as partial:
         partial.write_text(index(went), encoding="utf-8")
     return path
 
 
-def render_all() -> Path:
+def render_all(*, story: bool = False) -> Path:
     """Renders what `artifacts.outputs()` holds anew, or the committed notebooks where it holds none.
 
-    Returns the path of the index.
+    Args:
+        story: Whether the code is folded when a page opens.
+
+    Returns:
+        The path of the index.
     """
     import nbformat
 
@@ -90,12 +154,94 @@ def render_all() -> Path:
     with lock.held(artifacts.outputs()):
         for notebook in notebooks.find().values():
             folder = artifacts.outputs() / notebook.stem
-            executed = folder / f"{notebook.stem}.ipynb"
-            content = nbformat.read(executed if executed.exists() else notebook.path, as_version=4)
+            content = nbformat.read(_executed(notebook.stem), as_version=4)
             with artifacts.writing(folder / f"{notebook.stem}.html") as partial:
-                partial.write_text(page(content, notebook.title), encoding="utf-8")
+                partial.write_text(page(content, notebook.title, story=story), encoding="utf-8")
             went.append(outcomes.read(notebook.stem) or Outcome(notebook.stem, notebook.title, RAN))
         return write_index(went)
+
+
+def _page_of(stem: str) -> Path:
+    return artifacts.outputs() / stem / f"{stem}.html"
+
+
+def _executed(stem: str) -> Path:
+    """Returns the notebook of the last run, or else the committed one."""
+    ran = artifacts.outputs() / stem / f"{stem}.ipynb"
+    return ran if ran.exists() else artifacts.root() / "notebooks" / f"{stem}.ipynb"
+
+
+def _navigation(before: tuple[str, str] | None, after: tuple[str, str] | None) -> str:
+    links = ['<a href="../index.html">All notebooks</a>']
+    for arrow, other in (("← ", before), ("→ ", after)):
+        if other is not None:
+            stem, title = other
+            links.append(f'{arrow}<a href="../{stem}/{stem}.html">{html.escape(title.split(":")[0])}</a>')
+    return f'<nav class="pages" aria-label="Notebooks">{" · ".join(links)}</nav>'
+
+
+def _card(outcome: Outcome) -> str:
+    name, _, question = outcome.title.partition(": ")
+    link = f"{outcome.stem}/{outcome.stem}.html"
+    heading = f'<a href="{link}">{html.escape(name)}</a>' if _page_of(outcome.stem).exists() else html.escape(name)
+    picture = _thumbnail(outcome.stem)
+    facts = [html.escape(question[:1].upper() + question[1:])] if question else []
+    if outcome.seconds > 0:
+        facts.append(duration(outcome.seconds) + (f", {outcome.held} of {outcome.claimed} claims held"
+                                                  if outcome.claimed else ""))  # fmt: skip
+    return f"<li>{picture}<p><strong>{heading}</strong></p>{''.join(f'<p>{fact}</p>' for fact in facts)}</li>\n"
+
+
+def _thumbnail(stem: str) -> str:
+    """Returns the largest figure of a notebook as a small picture; nothing if it has none."""
+    from PIL import Image
+
+    outputs = (output for cell in _cells(stem) for output in cell.get("outputs", []))
+    figures = [output for output in outputs if "image/png" in output.get("data", {})]
+    if not figures:
+        return ""
+    largest = max(figures, key=lambda output: len(output["data"]["image/png"]))
+    alt = largest.get("metadata", {}).get("image/png", {}).get("alt", "")
+    file = io.BytesIO()
+    with Image.open(io.BytesIO(base64.b64decode(largest["data"]["image/png"]))) as picture:
+        small = picture.convert("RGB")
+    small.thumbnail((560, 300))
+    small.save(file, "JPEG", quality=80)
+    source = f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return f'<img src="{source}" alt="{html.escape(alt)}">'
+
+
+def _sections(stem: str) -> list[dict[str, str]]:
+    """Returns the sections of a notebook: a title, where it is, and the words of its text in lower case."""
+    found: list[dict[str, str]] = []
+    for cell in _cells(stem):
+        if cell["cell_type"] != "markdown":
+            continue
+        source = "".join(cell["source"])
+        heading = re.match(r"#{1,3} (.+)", source)
+        if heading or not found:
+            title = re.sub(r"[*`$]", "", heading[1] if heading else stem)
+            anchor = html.escape(re.sub(r"[*`]", "", heading[1]).replace(" ", "-")) if heading else ""
+            title = title if not found else f"{stem[:2]} › {title}"
+            found.append({"title": title, "page": f"{stem}/{stem}.html#{anchor}", "text": ""})
+        found[-1]["text"] += " " + re.sub(r"[*`$#\s]+", " ", source).lower()
+    return found
+
+
+def _cells(stem: str) -> list[dict]:
+    try:
+        return json.loads(_executed(stem).read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError):  # a run that failed before there was one
+        return []
+
+
+def _search(sections: list[dict[str, str]]) -> str:
+    data = json.dumps(sections, ensure_ascii=False).replace("</", "<\\/")
+    return (
+        '<p><label for="search">Find in all notebooks</label> <input id="search" type="search"></p>\n'
+        '<p id="count" role="status"></p>\n<ul id="found"></ul>\n'
+        f'<script type="application/json" id="sections">{data}</script>\n'
+    )
 
 
 def mathml(formula: str, *, block: bool) -> str:
@@ -150,10 +296,14 @@ def _exporter() -> "nbconvert.HTMLExporter":  # noqa: F821
     )
 
 
-def _document(title: str, body: str, style: str = "") -> str:
+def _document(title: str, body: str, style: str = "", script: str = "") -> str:
+    policy = _POLICY
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        policy, body = f"{policy}; script-src 'sha256-{digest}'", f"{body}<script>{script}</script>\n"
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )

@@ -1,5 +1,7 @@
 import base64
+import hashlib
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -126,10 +128,76 @@ def test_rendering_takes_what_ran_and_the_committed_notebook_where_nothing_did(p
     folder = artifacts.outputs() / "01_data"
     folder.mkdir(parents=True)
     nbformat.write(ran, folder / "01_data.ipynb")
-    index = report.render_all()
-    assert "as it ran" in (folder / "01_data.html").read_text()
-    assert (artifacts.outputs() / "02_train" / "02_train.html").exists()
-    assert index.read_text().count('<a href="') == 2
+    index = report.render_all().read_text()
+    first, second = (artifacts.outputs() / stem / f"{stem}.html" for stem in ("01_data", "02_train"))
+    assert "as it ran" in first.read_text()
+    assert set(re.findall(r'href="([^"#]+)', index)) == {"01_data/01_data.html", "02_train/02_train.html"}
+    assert re.findall(r'href="(\.\./[^"]+)"', first.read_text()) == ["../index.html", "../02_train/02_train.html"]
+    assert re.findall(r'href="(\.\./[^"]+)"', second.read_text()) == ["../index.html", "../01_data/01_data.html"]
+
+
+def test_code_folds_and_in_a_story_it_is_folded(content):
+    shown, story = (re.findall(r"<details[^>]*class=\"input\"[^>]*>", report.page(content, "Title", story=story))
+                    for story in (False, True))  # fmt: skip
+    assert len(shown) == len(story) == 3
+    assert all("open" in tag for tag in shown)
+    assert not any("open" in tag for tag in story)
+
+
+def test_the_contents_lead_to_every_section(content):
+    page = report.page(content, "Title")
+    entries = re.search(r'<details class="contents">.*?</details>', page, re.DOTALL)[0]
+    for anchor in re.findall(r'href="#([^"]+)"', entries):
+        assert f'id="{anchor}"' in page
+    assert re.findall(r"<a [^>]*>(\w+)", entries) == ["Why"]
+
+
+@pytest.fixture
+def rendered(project, make, content):
+    """The index of two notebooks, one with a figure."""
+    make.write_notebooks(project, n01_data=content, n02_train=make.tiny("02_train", make.markdown("## Momentum?", "m")))
+    return report.render_all()
+
+
+def test_the_index_shows_the_largest_figure_of_each_notebook_with_its_alt_text(rendered):
+    (tag,) = re.findall(r"<img[^>]*>", rendered.read_text())
+    assert 'alt="A &quot;red&quot; square &lt;8 x 8&gt;"' in tag
+    with Image.open(io.BytesIO(base64.b64decode(re.search(r"base64,([^\"]+)", tag)[1]))) as thumbnail:
+        red, green, blue = thumbnail.getpixel((4, 4))
+    assert red > 200 > 60 > max(green, blue)
+
+
+def test_the_search_knows_every_section_and_where_it_is(rendered):
+    text = rendered.read_text()
+    sections = json.loads(re.search(r'id="sections">(.*?)</script>', text, re.DOTALL)[1])
+    where = {section["title"]: section["page"] for section in sections}
+    assert where["02 › Momentum?"] == "02_train/02_train.html#Momentum?"
+    assert "see [the next]" in next(section["text"] for section in sections if "Why" in section["title"])
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text  # else a browser would not run it
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+def test_a_word_that_is_typed_finds_its_section(rendered):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        page, said = chromium.new_page(), []
+        page.on("console", lambda message: said.append(message.text))
+        page.goto(rendered.as_uri())
+        page.get_by_label("Find in all notebooks").fill("momentum")
+        links = page.locator("#found a")
+        assert links.all_inner_texts() == ["02 › Momentum?"]
+        links.first.click()
+        page.wait_for_selector("h2:has-text('Momentum?')")
+        assert page.locator("details.input[open]").count() > 0
+        chromium.close()
+    assert said == []
 
 
 @pytest.mark.slow
