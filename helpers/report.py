@@ -31,7 +31,7 @@ box.addEventListener("input", () => {
 """
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --soft: #f5f6f8; --line: #d8dde3; --link: #0b5cad;
+:root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --soft: #f8f9fb; --line: #d8dde3; --link: #0b5cad;
   --good: #1a7f37; --bad: #c1121f; }
 @media (prefers-color-scheme: dark) { :root { --ink: #dde3ea; --paper: #15181c; --soft: #1f242a; --line: #39414b;
   --link: #79b8ff; --good: #56d364; --bad: #ff7b72; } }
@@ -42,7 +42,7 @@ a { color: var(--link); }
 h1, h2, h3 { line-height: 1.25; margin: 1.6em 0 0.5em; }
 h1 { margin-top: 0.4em; }
 pre, code { font: 0.86rem/1.45 ui-monospace, "DejaVu Sans Mono", monospace; }
-pre { margin: 0; padding: 0.6rem 0.8rem; overflow-x: auto; }
+pre { margin: 0; padding: 0.6rem 0.8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 .input_area, .text_cell_render pre { background: var(--soft); border: 1px solid var(--line); border-radius: 6px; }
 .text_cell_render :not(pre) > code { background: var(--soft); padding: 0.1em 0.3em; border-radius: 4px; }
 .input { margin-top: 0.8rem; }
@@ -94,13 +94,18 @@ def page(content: "nbformat.NotebookNode", title: str, *, story: bool = False) -
         cell.insert(0, summary)
         if not story:
             cell["open"] = ""
+    for wide in soup.select("math[display=block], table"):  # what may be scrolled has to be reached by the keyboard
+        wide["tabindex"] = "0"
+    for corner in soup.find_all("th"):
+        if not corner.get_text(strip=True):
+            corner.name = "td"  # it heads nothing
     entries = "".join(
         f'<li><a href="#{html.escape(heading["id"])}">{heading.decode_contents()}</a></li>\n'
         for heading in soup.find_all("h2", id=True)
     )
     contents = f'<details class="contents"><summary>Contents</summary>\n<ol>\n{entries}</ol></details>\n'
     return _document(
-        title, f"{_navigation(None, None)}\n{contents if entries else ''}<main>\n{soup}\n</main>", _highlight_style()
+        title, f"{_navigation(None, None)}\n<main>\n{contents if entries else ''}{soup}\n</main>", _highlight_style()
     )
 
 
@@ -112,10 +117,10 @@ def index(went: list[Outcome]) -> str:
     sections = [section for outcome in went if _page_of(outcome.stem).exists() for section in _sections(outcome.stem)]
     return _document(
         "Workbook",
-        f'<h1>Workbook</h1>\n{_search(sections) if sections else ""}<ul class="cards">\n{cards}</ul>\n'
+        f'<main>\n<h1>Workbook</h1>\n{_search(sections) if sections else ""}<ul class="cards">\n{cards}</ul>\n'
         '<h2>How it went</h2>\n<table><thead><tr><th>notebook</th><th>went</th><th class="figure">time</th>'
         '<th class="figure">memory</th><th class="figure">claims held</th></tr></thead>\n'
-        f"<tbody>\n{rows}</tbody></table>\n{tables}",
+        f"<tbody>\n{rows}</tbody></table>\n{tables}</main>\n",
         script=_SEARCH if sections else "",
     )
 
@@ -346,7 +351,7 @@ def _claims(stem: str, title: str) -> str:
         for row in table.itertuples()
     )
     return (
-        f"<h2>{html.escape(title)}</h2>\n<table><thead><tr><th></th><th>claim</th>"
+        f"<h2>{html.escape(title)}</h2>\n<table><thead><tr><td></td><th>claim</th>"
         f'<th class="figure">measured</th><th class="figure">expected</th></tr></thead>\n'
         f"<tbody>\n{rows}</tbody></table>\n"
     )

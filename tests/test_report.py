@@ -1,5 +1,6 @@
 import base64
 import hashlib
+import html
 import io
 import json
 import re
@@ -92,8 +93,8 @@ def test_a_stream_that_came_in_pieces_is_one(make):
 
 def test_outputs_do_not_restyle_the_page(make):
     listing = make.code("Code(source)", "listing")
-    html = "<style>.output_html { background: white }</style><style scoped>th { color: red }</style><p>kept</p>"
-    listing.outputs = [nbformat.v4.new_output("display_data", {"text/html": html})]
+    styled = "<style>.output_html { background: white }</style><style scoped>th { color: red }</style><p>kept</p>"
+    listing.outputs = [nbformat.v4.new_output("display_data", {"text/html": styled})]
     body = report.page(make.tiny("01_data", listing), "Title").split("<main>")[1]
     assert "<p>kept</p>" in body
     assert "<style" not in body
@@ -215,3 +216,39 @@ def test_a_browser_shows_the_page_without_a_complaint(content, tmp_path):
     shown = subprocess.run(["chromium", *arguments], capture_output=True, text=True, timeout=60, check=True)
     assert "does it run?" in shown.stdout
     assert "CONSOLE" not in shown.stderr  # what the content policy refuses is logged there
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+def test_the_pages_of_all_notebooks_pass_an_accessibility_check_in_light_and_dark():
+    from axe_playwright_python.sync_playwright import Axe
+    from playwright.sync_api import sync_playwright
+
+    pages = [report.render_all(), *sorted(artifacts.outputs().glob("*/*.html"))]
+    assert len(pages) > 5
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        for path in pages:
+            page = chromium.new_page()
+            page.goto(path.as_uri())
+            for scheme in ("light", "dark"):
+                page.emulate_media(color_scheme=scheme)
+                found = Axe().run(page)
+                assert found.violations_count == 0, f"{path.name}, {scheme}: {found.generate_report()}"
+            page.close()
+        chromium.close()
+
+
+def test_pages_weigh_less_than_three_megabytes_and_their_links_lead_somewhere():
+    index = report.render_all()
+    for path in (index, *index.parent.glob("*/*.html")):
+        assert path.stat().st_size < 3_000_000
+        for link in re.findall(r'href="([^"]+)"', path.read_text(encoding="utf-8")):
+            if "://" not in link:
+                file, _, anchor = html.unescape(link).partition("#")
+                target = (path.parent / file).resolve() if file else path
+                assert target.exists(), f"{path.name} links to {link}"
+                if anchor:
+                    assert f'id="{html.escape(anchor)}"' in target.read_text(encoding="utf-8"), link
