@@ -141,6 +141,8 @@ def _run_one(notebook: Notebook, values: dict, kernel_name: str, descriptor: int
         error = f"it stopped after {progress.position} without an error, and the cell {waiting[0].id!r} never ran"
     executed.metadata.pop("papermill", None)
     _hide_secrets(executed, values)
+    if values.get("SOURCE"):
+        notebooks.mark_default_data(executed)
     with _explained(folder):
         notebooks.write(executed, folder / f"{notebook.stem}.ipynb")
         page = report.page(executed, notebook.title)

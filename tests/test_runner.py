@@ -373,6 +373,20 @@ def test_a_failed_notebook_leaves_nothing_half_written(project, make):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_run_on_other_pictures_marks_what_is_about_the_default_data(project, make):
+    text = make.markdown("Ten classes, equally frequent.", "reading")
+    text.metadata["tags"] = ["default-data"]
+    content = make.tiny("01_data", text, parameters='SOURCE = ""  # where from', rules="SOURCE=str")
+    make.write_notebooks(project, n01_data=content)
+    address = "postgresql://host/db"  # it is not asked: this notebook opens nothing
+    for given, marked in (({}, False), ({"SOURCE": address}, True)):
+        assert runner.run(given=given) == 0
+        ran = nbformat.read(artifacts.outputs() / "01_data" / "01_data.ipynb", as_version=4)
+        assert any("the default data, Fashion-MNIST" in cell.source for cell in ran.cells) == marked
+        assert any("Ten classes, equally frequent." in cell.source for cell in ran.cells)
+
+
 def test_a_password_in_an_address_is_not_written_down(project, make):
     content = make.tiny("01_data", parameters='SOURCE = ""  # where from', rules="SOURCE=str")
     content.cells[-1].source = content.cells[-1].source.replace("used)", "{})")

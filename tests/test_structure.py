@@ -23,7 +23,7 @@ from helpers.doctor import locked_versions
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 IGNORED = "nbval-ignore-output"
-TAGS = re.compile(r"parameters|hide-input|nbval-ignore-output|nbval-tolerance-(\d*\.?\d+(e-?\d+)?)")
+TAGS = re.compile(r"parameters|hide-input|default-data|nbval-ignore-output|nbval-tolerance-(\d*\.?\d+(e-?\d+)?)")
 # A path that begins at the root, at home or above: in quotes, as code writes it. "/" alone joins paths.
 ABSOLUTE = re.compile(r"""["'](?:/(?:home|root|tmp|work|usr|var|mnt|opt|Users|etc)\b|~/|\.\./|[A-Za-z]:\\)""")
 MACHINE = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|Users)/[\w.]")
