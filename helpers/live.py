@@ -6,7 +6,6 @@ the old one was asked it still answers.
 
 import asyncio
 import contextlib
-import functools
 import gc
 from collections import OrderedDict
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from helpers import classifier, registry
 from helpers.batching import Batcher
 from helpers.classifier import Classifier
+from helpers.pictures import header
 from helpers.protocols import Expected, Refused
 from helpers.telemetry import Telemetry
 
@@ -53,11 +53,11 @@ class Live:
         current = self._promoted.get(name)
         if current is None:
             there = ", ".join(self._promoted) or "none"
-            raise Refused(404, f"There is no model {name[:100]!r}; there is {there}.")
+            raise Refused(404, f"There is no model {name[:100]!r:.100}; there is {there}.")
         if version is None or version == str(current.classifier.version):
             return current
         if not version.isascii() or not version.isdecimal() or version.startswith("0") or len(version) > 9:
-            raise Refused(404, f"A version is a number from 1; received {version[:100]!r}.")
+            raise Refused(404, f"A version is a number from 1; received {version[:100]!r:.100}.")
         return self._others.get((name, int(version)))
 
     async def get(self, name: str, version: str | None = None) -> Batcher:
@@ -142,5 +142,13 @@ class Live:
 
 
 def expected(found: Classifier, *, pictures: int, pixels: int) -> Expected:
-    """Returns what a model takes, for `protocols`."""
-    return Expected(found.predictor.input_shape, pictures, functools.partial(found.array, max_pixels=pixels))
+    """Returns what a model takes, for `protocols`; for one request, whose picture files have `pixels` together."""
+    left = pixels
+
+    def decode(file: bytes) -> np.ndarray:
+        nonlocal left
+        image = header(file, max_pixels=left)
+        left -= image.width * image.height
+        return found.array(file, max_pixels=pixels)
+
+    return Expected(found.predictor.input_shape, pictures, decode)

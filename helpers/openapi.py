@@ -36,13 +36,15 @@ def describe(models: list[Classifier], limits: Limits, *, key: bool) -> dict:
         "/v2/health/ready": _get("Is there a model that answers?", _object(ready={"const": True}), guarded=False),
         "/v2/models": _get("Which models are live?", _object(models=_list(_TEXT))),
     }  # fmt: skip
+    paths["/v2/health/ready"]["get"]["responses"]["503"] = _good("None.", _object(ready={"const": False}))
     for model in models:
         for version in (False, True):
             paths |= _of_model(model, limits, version)
     document = {
         "openapi": "3.1.0",
         "info": {"title": "Workbook", "version": "2", "description": "TensorFlow Serving's REST and the Open "
-                 "Inference Protocol V2. Binary tensors of V2 and gRPC are not part of this document."},
+                 f"Inference Protocol V2. A request has at most {limits.body} bytes. Picture files (in base64), binary "
+                 "tensors of V2 and gRPC are understood as well, and are not part of this document."},
         "paths": paths,
         "components": {"schemas": {"Error": _object(error={"type": "string", "minLength": 1})}},
     }  # fmt: skip
@@ -99,8 +101,11 @@ def _post(summary: str, asked: dict, told: dict) -> dict:
 
 
 def _responses(schema: dict) -> dict:
-    good = {"description": "As asked.", "content": {"application/json": {"schema": schema}}}
-    return {"200": good, "4XX": _ERROR, "503": _ERROR, "504": _ERROR}
+    return {"200": _good("As asked.", schema), "4XX": _ERROR, "503": _ERROR, "504": _ERROR}
+
+
+def _good(description: str, schema: dict) -> dict:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
 def _object(**properties: dict) -> dict:

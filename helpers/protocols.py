@@ -22,7 +22,7 @@ from helpers.pictures import UnreadablePicture
 INPUT = "pictures"
 OUTPUTS = ("label", "probabilities")
 _IN_JSON = 40  # characters of a value that an error repeats at most
-_DEEPEST = 16  # lists in lists; pictures need 4
+_DEEPEST = 8  # lists in lists, and sides of a shape; pictures need 4
 
 
 class Refused(ValueError):
@@ -40,7 +40,7 @@ class Limits:
     Attributes:
         body: Bytes of a request.
         pictures: In one request.
-        pixels: Of one picture file.
+        pixels: Of the picture files of one request, together.
         receive_seconds: Until a request has arrived.
         answer_seconds: Until the model has answered.
         connections: At a time.
@@ -264,7 +264,7 @@ def check_outputs(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _tensor(given: dict, tail: bytes) -> Tensor:
-    parameters = given.get("parameters") or {}
+    parameters = _given(given, "parameters", {})
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else parameters
     name, datatype, shape = (given.get(key) for key in ("name", "datatype", "shape"))
     if size is None:
@@ -281,22 +281,32 @@ def _tensor(given: dict, tail: bytes) -> Tensor:
 
 
 def _wanted(content: dict) -> tuple[tuple[str, ...], frozenset[str]]:
-    parameters = content.get("parameters") or {}
-    wanted = content.get("outputs") or []
+    parameters, wanted = _given(content, "parameters", {}), _given(content, "outputs", [])
     if not isinstance(parameters, dict) or not isinstance(wanted, list):
         raise Refused(400, '"outputs" is a list and "parameters" an object, where they are given.')
     if not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in wanted):
         raise Refused(400, f'Each of "outputs" is an object with a "name"; received {_short(wanted)}.')
     names = check_outputs([one["name"] for one in wanted])
-    every = bool(parameters.get("binary_data_output", False))
+    every = _flag(parameters, "binary_data_output", usual=False)
     binary = {name for name in names if every}
     for one in wanted:
-        own = one.get("parameters") or {}
+        own = _given(one, "parameters", {})
         if not isinstance(own, dict):
             raise Refused(400, f'"parameters" of an output is an object; received {_short(own)}.')
-        if "binary_data" in own:
-            (binary.add if own["binary_data"] else binary.discard)(one["name"])
+        (binary.add if _flag(own, "binary_data", usual=every) else binary.discard)(one["name"])
     return names, frozenset(binary)
+
+
+def _flag(parameters: dict, name: str, *, usual: bool) -> bool:
+    value = _given(parameters, name, usual)
+    if not isinstance(value, bool):
+        raise Refused(400, f'"{name}" is true or false; received {_short(value)}.')
+    return value
+
+
+def _given(content: dict, name: str, usual: object) -> object:
+    value = content.get(name)
+    return usual if value is None else value  # null is as good as nothing, 0 and "" are not
 
 
 # ── what both have in common ────────────────────────────────────────────────────────────────────
@@ -366,6 +376,8 @@ def _shape(shape: object, expected: Expected) -> tuple[int, ...]:
     whole = isinstance(shape, Sequence) and all(isinstance(side, int) and not isinstance(side, bool) for side in shape)
     if not whole or isinstance(shape, str) or len(shape) == 0 or min(shape) < 0:
         raise Refused(400, f'"shape" is a list of whole numbers; received {_short(shape)}.')
+    if len(shape) > _DEEPEST:
+        raise Refused(400, f'"shape" is a list of at most {_DEEPEST} whole numbers; received {len(shape)}.')
     _check_count(shape[0], expected)
     return tuple(shape)
 
@@ -405,6 +417,8 @@ def _keys(given: dict) -> str:
 
 
 def _short(value: object) -> str:
-    text = repr(value if not isinstance(value, list | dict | str) else value[:_IN_JSON] if isinstance(value, str) else
-                ("a list" if isinstance(value, list) else "an object"))  # fmt: skip
-    return text[:_IN_JSON] if not isinstance(value, list | dict) else text.strip("'")
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    if isinstance(value, str) and len(value) > _IN_JSON:  # it may be a picture, and errors are in the log
+        return f"a text of {len(value)} characters"
+    return repr(value)[:_IN_JSON]

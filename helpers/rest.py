@@ -28,6 +28,7 @@ _TO_KSERVE = {"/", "/v1/models", "/v2", "/v2/health/live", "/v2/models"}
 _JSON_LENGTH = b"inference-header-content-length"
 _WORTH_A_THREAD = 16384  # bytes of a request from which reading it would keep the others waiting
 _LARGEST_HEADERS = 65536  # bytes
+_BUSY = "The server has too much to do: ask again in a moment."
 
 Receive = Callable[[], Awaitable[dict]]
 Send = Callable[[dict], Awaitable[None]]
@@ -59,6 +60,7 @@ class Door:
             facts["id"] = identity.decode("latin-1")
         route, status = "other", 500
         try:
+            _check_http(scope, headers)
             if not scope["path"].startswith("/v2/health/"):  # who asks whether it lives has no key
                 check_key(headers, self._key)
             route, answer = self._route(scope, headers)
@@ -241,7 +243,7 @@ async def answered(batcher: Batcher, images: object, seconds: float) -> protocol
         async with asyncio.timeout(seconds):
             return await batcher.answer(images)
     except Full:
-        raise Refused(503, "The server has too much to do: ask again in a moment.") from None
+        raise Refused(503, _BUSY) from None
     except TimeoutError:
         raise Refused(
             504, f"There was no answer within {seconds:g} seconds: ask again, or for fewer pictures."
@@ -267,11 +269,14 @@ def check_key(headers: dict[bytes, bytes], key: str | None) -> None:
 
 
 class Patient(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with a limit to how long, and how large, the beginning of a request may be."""
+    """uvicorn's HTTP protocol, with a limit to how long, and how large, all but the body of a request may be.
+
+    What uvicorn itself refuses, as no HTTP or for too many connections, gets its sentence here, too.
+    """
 
     seconds = Limits.receive_seconds
     _deadline: asyncio.TimerHandle | None = None
-    _unread = 0  # bytes since a request began
+    _unread = 0  # bytes since a request, or the last piece of its body, began
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -280,12 +285,22 @@ class Patient(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._unread += len(data)
         super().data_received(data)
-        if self._deadline is not None and self._unread > _LARGEST_HEADERS and not self.transport.is_closing():
-            self.send_400_response("The headers of a request have at most 65536 bytes.")
+        if self._unread > _LARGEST_HEADERS and not self.transport.is_closing():  # of headers, or behind the body
+            self.send_400_response("")
+
+    def send_400_response(self, msg: str) -> None:
+        sentence = f"A request is HTTP/1.1 with at most {_LARGEST_HEADERS} bytes of headers; what came in is none."
+        self._end(b"400 Bad Request", sentence)
 
     def on_headers_complete(self) -> None:
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > _LARGEST_HEADERS:
+            raise ValueError("too large")  # they came in one piece; uvicorn then sends the response above
         self._stop_waiting()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self._unread = 0
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -312,23 +327,40 @@ class Patient(HttpToolsProtocol):
     def _too_slow(self) -> None:
         self._deadline = None
         if not self.transport.is_closing():
-            sentence = b'{"error":"The request had not arrived in time: send it again."}'
-            self.transport.write(
-                b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\n"
-                b"content-length: %d\r\n\r\n%s" % (len(sentence), sentence)
-            )
-            self.transport.close()
+            self._end(b"408 Request Timeout", "The request had not arrived in time: send it again.")
+
+    def _start_asgi_task(self, cycle: object, app: Callable) -> None:
+        super()._start_asgi_task(cycle, app if app is self.app else _busy)
+
+    def _end(self, status: bytes, sentence: str) -> None:
+        body = orjson.dumps({"error": sentence})
+        self.transport.write(
+            b"HTTP/1.1 %s\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s"
+            % (status, len(body), body)
+        )
+        self.transport.close()
 
 
 class _Gone(Exception):
     """The client has left."""
 
 
+def _check_http(scope: dict, headers: dict) -> None:
+    if scope["http_version"] not in ("1.0", "1.1"):
+        raise Refused(400, f"The server speaks HTTP/1.1; received HTTP/{scope['http_version']}.")
+    if b"host" not in headers and scope["http_version"] == "1.1":
+        raise Refused(400, "A request of HTTP/1.1 names its host; received none.")
+
+
 def _check_type(headers: dict, *allowed: bytes) -> None:
     kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
     if kind not in allowed:
         wanted = " or ".join(one.decode() for one in dict.fromkeys(allowed))
-        raise Refused(415, f"The body is {wanted}; received {kind.decode('latin-1')[:60]}.")
+        raise Refused(415, f"The body is {wanted}; received {kind.decode('ascii', 'replace')[:60]}.")
+
+
+async def _busy(scope: dict, receive: Receive, send: Send) -> None:
+    await _refuse(send, Refused(503, _BUSY, headers=[(b"connection", b"close")]), None)
 
 
 async def _respond(send: Send, status: int, body: bytes, more: list, identity: bytes | None) -> None:

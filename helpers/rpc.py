@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
 from kserve.protocol.grpc.servicer import InferenceServicer
@@ -108,10 +109,35 @@ class Service(InferenceServicer):
             self._telemetry.answered(f"grpc {route}", status, time.perf_counter() - start, **facts)
 
 
+class _Readable(grpc.aio.ServerInterceptor):
+    """Refuses bytes that are no message of the protocol: gRPC itself would call them a fault of the server."""
+
+    async def intercept_service(self, continuation: Callable, details: grpc.HandlerCallDetails) -> object:
+        handler = await continuation(details)
+        if handler is None:  # no such call
+            return None
+
+        def read(content: bytes) -> object:
+            try:
+                return handler.request_deserializer(content)
+            except DecodeError:
+                return None
+
+        async def answer(request: object, context: grpc.aio.ServicerContext) -> object:
+            if request is None:
+                await context.abort(
+                    grpc.StatusCode.INVALID_ARGUMENT, "The call holds no message of the Open Inference Protocol V2."
+                )
+            return await handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(answer, read, handler.response_serializer)
+
+
 def server(service: Service, limits: Limits) -> grpc.aio.Server:
     """Returns a gRPC server with the service, not yet listening."""
     sizes = [("grpc.max_receive_message_length", limits.body), ("grpc.max_send_message_length", limits.body)]
-    made = grpc.aio.server(options=[*sizes, ("grpc.so_reuseport", 1)], maximum_concurrent_rpcs=limits.connections)
+    options = [*sizes, ("grpc.so_reuseport", 1)]
+    made = grpc.aio.server(options=options, interceptors=[_Readable()], maximum_concurrent_rpcs=limits.connections)
     services.add_GRPCInferenceServiceServicer_to_server(service, made)
     return made
 

@@ -391,3 +391,14 @@ def test_what_a_model_takes_is_told_to_the_protocols(root):
     picture = b"P5 4 4 255\n" + IMAGES[0].tobytes()
     with pytest.raises(pictures.UnreadablePicture):
         found.decode(picture)  # 16 pixels are more than 9
+
+
+def test_the_files_of_one_request_share_its_pixels(root):
+    found = classifier.load(root / "pets" / "1")
+    picture = b"P5 4 4 255\n" + IMAGES[0].tobytes()
+    one = expected(found, pictures=7, pixels=40)
+    for _ in range(2):
+        np.testing.assert_array_equal(one.decode(picture), IMAGES[0])
+    with pytest.raises(pictures.UnreadablePicture, match="8"):  # of 40, 8 are left
+        one.decode(picture)
+    expected(found, pictures=7, pixels=40).decode(picture)  # another request has its own

@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import contextlib
+import gzip
 import io
 import json
 import pickle
@@ -55,6 +57,14 @@ def answered_right(server):
 
 def is_a_sentence(text):
     return 20 <= len(text) <= 400 and text.endswith(".") and text.isprintable() and "Traceback" not in text
+
+
+def sentence(headers, body):
+    assert headers["content-type"] == "application/json"
+    told = json.loads(body)
+    assert set(told) == {"error"}
+    assert is_a_sentence(told["error"]), told
+    return told["error"]
 
 
 # ── the requests ────────────────────────────────────────────────────────────────────────────────
@@ -131,10 +141,12 @@ V2 += [tensor(f"the type {kind!r}", "UINT8", datatype=kind)
 V2 += [tensor(f"the shape {shape!r}", shape=shape) for shape in (
     None, "1441", 1, {}, [], [1], [16], [1, 16], [4, 4], [1, 4, 4, 1, 1], [2, 4, 4, 1], [1, 5, 4, 1], [1, 4, 5, 1],
     [1, 4, 4, 3], [0, 4, 4, 1], [-1, 4, 4, 1], [1, -4, -4, 1], [1.0, 4, 4, 1], ["1", 4, 4, 1], [True, 4, 4, 1],
-    [None, 4, 4, 1], [[1, 4, 4, 1]], [1, 4, 4, 10**9],
+    [None, 4, 4, 1], [[1, 4, 4, 1]], [1, 4, 4, 10**9], [1, *[2**64 - 1] * 7],
 )]  # fmt: skip
 V2 += [tensor(f"the shape {shape!r}", "at most 256 pictures", 413, shape=shape)
        for shape in ([257, 4, 4, 1], [2**31, 4, 4, 1], [2**62, 4, 4, 1])]  # fmt: skip
+V2 += [tensor(f"a shape of {count} sides for {kind}", "list of at most", shape=[1] * count, datatype=kind)
+       for count in (9, 100_000) for kind in ("UINT8", "BYTES")]  # fmt: skip
 VALUES = {
     "nothing": [], "a pixel too few": PIXELS[1:], "a pixel too many": [*PIXELS, 0], "null": None, "an object": {},
     "a text": "0" * 16, "a number": 7, "a negative": [-1, *PIXELS[1:]], "256": [256, *PIXELS[1:]],
@@ -151,10 +163,21 @@ V2 += [infer(f"the id {value!r}", {"inputs": [GOOD], "id": value}, '"id"') for v
 V2 += [infer(f"outputs {value!r}", {"inputs": [GOOD], "outputs": value}, says) for value, says in (
     ("label", '"outputs" is a list'), ({"name": "label"}, '"outputs" is a list'), ([1], "an object"),
     ([{}], "an object"), ([{"name": 1}], "an object"), ([{"name": "logits"}], "logits"),
-    ([{"name": "label"}] * 2, "named twice"),
-    ([{"name": "label", "parameters": 1}], '"parameters"'),
+    ([{"name": "label"}] * 2, "named twice"), (0, '"outputs" is a list'), ({}, '"outputs" is a list'),
+    ([{"name": "label", "parameters": 1}], '"parameters"'), ([{"name": "label", "parameters": []}], '"parameters"'),
+    ([{"name": "label", "parameters": {"binary_data": "no"}}], "true or false"),
+    ([{"name": "label", "parameters": {"binary_data": 0}}], "true or false"),
 )]  # fmt: skip
-V2 += [infer(f"parameters {value!r}", {"inputs": [GOOD], "parameters": value}) for value in (1, "x", [1])]
+V2 += [infer(f"parameters {value!r}", {"inputs": [GOOD], "parameters": value}, '"parameters" an object')
+       for value in (1, "x", [1], 0, "", [], False)]  # fmt: skip
+V2 += [infer(f"binary outputs {value!r}", {"inputs": [GOOD], "parameters": {"binary_data_output": value}},
+             "true or false") for value in ("false", "true", 0, 1, [], {})]  # fmt: skip
+V2 += [tensor(f"parameters {value!r}", parameters=value) for value in (1, "x", [], 0, "", False)]
+V2 += [
+    infer("inputs twice", WHOLE[:-1] + b', "inputs": []}', '"inputs" is a list'),
+    infer("a body in gzip", gzip.compress(WHOLE), "JSON", content_encoding="gzip"),
+    tensor("a type of 5,000 letters", "received a text of 5000 characters", datatype="x" * 5000),
+]
 
 
 def binary(title, says="", /, *, size=16, tail=bytes(16), length=None, more=None, status=400, **changed):
@@ -208,6 +231,7 @@ V1 += [
     predict("inputs of another name", {"inputs": {"images": [ROWS]}}, "one input"),
     predict("inputs of two names", {"inputs": {"pictures": [ROWS], "more": [ROWS]}}, "one input"),
     predict("inputs that are a text", {"inputs": "x"}, "is a list"),
+    predict("instances that are a file", {"instances": base64.b64encode(saved("PNG")).decode()}, "a text of 1"),
     predict("another signature", {"instances": [ROWS], "signature_name": "train"}, "signature"),
     predict("a signature that is a number", {"instances": [ROWS], "signature_name": 1}, "signature"),
     predict("257 pictures", {"instances": [ROWS] * 257}, "at most 256", 413),
@@ -235,12 +259,14 @@ NAMES = [
     "..", "../tiny", "..%2ftiny", "%2e%2e%2f%2e%2e%2fetc%2fpasswd", "..\\tiny", "tiny%00", "tiny%0d%0aX-Evil:%201",
     "tiny/..", "Tiny", "tiny%20", "%74iny%2f", "kitchen", "~root", "x" * 3000, "%F0%9F%99%82", "%ff%fe",
     "tiny;version=1", "{tiny}", "$(id)", "'%20OR%201=1", "tiny,tiny", "*", "<b>", "registry", "promoted",
+    "%F3%A0%80%81" * 100, "%C2%85" * 100,
 ]  # fmt: skip
 PATHS = [Case(f"the model {name[:40]}", f"/v2/models/{name}/infer", WHOLE, 404) for name in NAMES]
 PATHS += [Case(f"the model {name[:40]} for V1", f"/v1/models/{name}:predict", b"{}", 404) for name in NAMES[:12]]
 PATHS += [Case(f"the version {version[:40]}", f"/v2/models/tiny/versions/{version}/infer", WHOLE, 404)
-          for version in ("0", "2", "99", "-1", "+1", "01", "1.0", "1e0", "0x1", "latest", "%31%30", "1%00", "..",
-                          "..%2f1", "9" * 9, "9" * 400, "%D9%A1", "%C2%B2", "1;2", "None")]  # fmt: skip
+          for version in ("0", "2", "99", "-1", "+1", "01", "1.0", "1e0", "1e3", "0x1", "latest", "%31%30", "1%00",
+                          "..", "..%2f1", "9" * 9, "9" * 400, "%D9%A1", "%C2%B2", "1;2", "None",
+                          "%F3%A0%80%81" * 100)]  # fmt: skip
 PATHS += [Case(f"the address {path[:40]}", path, WHOLE, 404) for path in (
     "/v2/models//infer", "//v2/models/tiny/infer", "/v2/models/tiny/infer/", "/v2/models/tiny/Infer",
     "/V2/models/tiny/infer", "/v2/models/tiny/versions//infer", "/v2/repository/index",
@@ -256,7 +282,7 @@ METHODS = [Case(f"{method} of {path}", path, b"", 405, "is asked with", method=m
 TYPES = [infer(f"the type {kind or 'of nothing'}", WHOLE, "The body is application/json", 415, content_type=kind)
          for kind in ("text/plain", "text/html", "application/xml", "multipart/form-data; boundary=x", "image/png",
                       "application/octet-stream", "application/x-www-form-urlencoded", "application/jsonx", "x",
-                      "application/msgpack")]  # fmt: skip
+                      "application/msgpack", "text/pl\xe4in\x85")]  # fmt: skip
 CASES = [*JSON, *V2, *V1, *PATHS, *METHODS, *TYPES]
 
 
@@ -269,14 +295,10 @@ def test_a_bad_request_is_refused_with_a_sentence(server, case):
     target = server.url.removeprefix("http://")
     lines = [f"{case.method} {case.path} HTTP/1.1", f"host: {target}", f"content-length: {len(case.body)}",
              "connection: close", *(f"{name}: {value}" for name, value in case.headers.items())]  # fmt: skip
-    status, headers, body = exchange(server, "\r\n".join(lines).encode() + b"\r\n\r\n" + case.body)
+    status, headers, body = exchange(server, "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + case.body)
     assert status == case.status, body
     if case.method != "HEAD":
-        assert headers["content-type"] == "application/json"
-        told = json.loads(body)
-        assert set(told) == {"error"}
-        assert is_a_sentence(told["error"]), told
-        assert case.says in told["error"]
+        assert case.says in sentence(headers, body)
     assert answered_right(server)
 
 
@@ -308,6 +330,8 @@ def answer(connection):
 
 
 LINE, HEAD = f"POST {INFER} HTTP/1.1\r\n".encode(), b"host: x\r\nconnection: close\r\n"
+SIZED = b"content-length: %d\r\n\r\n" % len(WHOLE) + WHOLE
+CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
 WIRE = {
     "no HTTP at all": b"hello\r\n\r\n", "a TLS greeting": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100),
     "zeros": bytes(200), "a method of its own": b"FROBNICATE / HTTP/1.1\r\nhost: x\r\n\r\n",
@@ -320,16 +344,50 @@ WIRE = {
     "a negative length": LINE + HEAD + b"content-length: -5\r\n\r\nhello",
     "a length and chunks": LINE + HEAD + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     "a chunk of no length": LINE + HEAD + b"transfer-encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n",
-    "100 kB of headers": LINE + b"x-a: " + b"a" * 100_000 + b"\r\n" + HEAD + b"\r\n",
-    "10,000 headers": LINE + b"x-a: a\r\n" * 10_000 + HEAD + b"\r\n",
+    "100 kB of headers": LINE + b"x-a: " + b"a" * 100_000 + b"\r\n" + HEAD + SIZED,
+    "10,000 headers": LINE + b"x-abc: a\r\n" * 11_000 + HEAD + SIZED,
     "an address of 100 kB": b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+    "an address of 60 kB and as much of headers": LINE.replace(b" HTTP", b"?" + b"a" * 60_000 + b" HTTP")
+    + b"x-a: " + b"a" * 60_000 + b"\r\n" + HEAD + SIZED,
+    "no host": LINE + b"connection: close\r\n" + SIZED, "HTTP/0.9": b"GET /v2\r\n\r\n",
+    "HTTP/2.0": LINE.replace(b"1.1", b"2.0") + HEAD + SIZED,
+    "a greeting of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "bytes in the address": LINE.replace(b"tiny", b"\xff\xfe") + HEAD + SIZED,
+    "an address without a slash": LINE.replace(b"/v2", b"v2") + HEAD + SIZED,
+    "no address but a host": b"GET http://x HTTP/1.1\r\n" + HEAD + b"\r\n",
+    "CONNECT": b"CONNECT x:80 HTTP/1.1\r\n" + HEAD + b"\r\n", "a star": b"OPTIONS * HTTP/1.1\r\n" + HEAD + b"\r\n",
+    "an unknown encoding": LINE + HEAD + b"transfer-encoding: gzip\r\n\r\n" + WHOLE,
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", WIRE)
-def test_what_is_no_request_is_answered_with_4xx_or_a_closed_connection(server, name):
-    status, _, _ = exchange(server, WIRE[name])
-    assert status is None or 400 <= status < 500
+def test_what_is_no_request_is_refused_with_a_sentence(server, name):
+    status, headers, body = exchange(server, WIRE[name])
+    assert 400 <= status < 500
+    assert sentence(headers, body)
+    assert answered_right(server)
+
+
+ENDLESS = {
+    "a header": LINE + HEAD + b"x-a: ", "trailers": LINE + HEAD + CHUNKED + b"2\r\n{}\r\n0\r\nx-a: ",
+    "trailers after the answer": b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n" + CHUNKED + b"0\r\nx-a: ",
+    "what belongs to a chunk": LINE + HEAD + CHUNKED + b"2;",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_what_has_no_end_is_cut_off_before_it_is_large(server, what):
+    sent, megabyte = 0, b"a" * 2**20
+    with connect(server) as connection:
+        connection.sendall(ENDLESS[what])
+        time.sleep(0.05)  # let it answer what it answers without the rest
+        while sent < 50:
+            try:
+                connection.sendall(megabyte)
+            except ConnectionError:
+                break
+            sent += 1
+    assert sent < 20  # what the two sockets hold, and not what the server does
     assert answered_right(server)
 
 
@@ -363,7 +421,8 @@ def test_100_mb_that_come_all_the_same_are_refused_and_not_kept(server, chunked)
 SLOW = {
     "the first line": b"POST /v2", "the headers": LINE + b"host: x\r\nx-slow: ", "nothing": b"",
     "the body": LINE + HEAD + b"content-length: 500\r\n\r\n",
-    "a chunk": LINE + HEAD + b"transfer-encoding: chunked\r\n\r\n500\r\n",
+    "a chunk": LINE + HEAD + CHUNKED + b"500\r\n",
+    "to no address": b"POST /x HTTP/1.1\r\n" + HEAD + CHUNKED + b"500\r\n",
 }  # fmt: skip
 
 
@@ -399,6 +458,18 @@ def test_a_client_that_leaves_in_the_middle_disturbs_nobody(server):
     for cut in (20, 60, 150):
         with connect(server) as connection:
             connection.sendall((LINE + HEAD + b"content-length: 900\r\n\r\n" + WHOLE)[:cut])
+    assert answered_right(server)
+
+
+@pytest.mark.parametrize("cut", [20, 60, 150, None])
+def test_a_client_that_closes_its_half_is_answered_or_let_go_at_once(server, cut):
+    begun = time.monotonic()
+    with connect(server) as connection:
+        connection.sendall((LINE + HEAD + SIZED)[:cut])
+        connection.shutdown(socket.SHUT_WR)
+        status, _, _ = answer(connection)
+    assert status in (None, 200, 400)
+    assert time.monotonic() - begun < PATIENCE - 0.2
     assert answered_right(server)
 
 
@@ -450,6 +521,12 @@ CALLS = {
     "unknown model": (call("kitchen"), MISSING), "no model": (call(""), MISSING), "a path": (call("../tiny"), MISSING),
     "unknown version": (call(version="99"), MISSING), "a version that is a path": (call(version="../1"), MISSING),
     "a version that is a word": (call(version="latest"), MISSING), "20 MB": (call(raw=[bytes(20_000_000)]), LARGE),
+    "100,000 sides": (call(shape=[1] * 100_000), INVALID), "a zero in the name": (call("tiny\0"), MISSING),
+    "a name of odd signs": (call("\U000e0001" * 5000), MISSING), "version 0": (call(version="0"), MISSING),
+    "a version of odd signs": (call(version="\U000e0001" * 5000), MISSING),
+    "files of another field": (call(datatype="BYTES", shape=[1], contents={"uint_contents": [1]}), INVALID),
+    "two files, one said": (call(datatype="BYTES", shape=[1], contents={"bytes_contents": [b"a"] * 2}), INVALID),
+    "an output of odd signs": (call(outputs=["\U000e0001" * 5000]), INVALID),
 }  # fmt: skip
 
 
@@ -468,6 +545,27 @@ def test_a_bad_call_is_refused_with_a_sentence(server, name):
         assert is_a_sentence(refused.value.details())
     expected = server.model.answer(np.uint8(PIXELS).reshape(1, 4, 4, 1)).labels[0].encode()
     assert infer_over_grpc(server, call()).raw_output_contents[0][4:] == expected
+
+
+@pytest.mark.parametrize(("method", "code"), [
+    ("ModelInfer", INVALID), ("ModelMetadata", INVALID), ("ModelReady", INVALID), ("ModelForget", "UNIMPLEMENTED"),
+])  # fmt: skip
+def test_bytes_that_are_no_message_are_refused(server, method, code):
+    with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(b"\xff" * 50, timeout=20)
+    assert refused.value.code().name == code
+    assert code != INVALID or is_a_sentence(refused.value.details())
+
+
+def test_bytes_that_are_no_grpc_end_with_the_connection(server):
+    host, _, port = server.grpc.rpartition(":")
+    for content in (bytes(200), LINE + HEAD + SIZED):
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(content)
+            with contextlib.suppress(ConnectionError):
+                while connection.recv(65536):
+                    pass
+    assert infer_over_grpc(server, call()).model_name == "tiny"
 
 
 def test_models_are_not_loaded_by_clients(server):

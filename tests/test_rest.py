@@ -236,7 +236,7 @@ def test_a_fault_of_the_server_is_500_and_its_log_says_why(ask, log, root, monke
 
 
 @contextlib.asynccontextmanager
-async def listening(seconds):
+async def listening(seconds, **settings):
     async def application(scope, receive, send):
         body, more = b"", True
         while more:
@@ -249,7 +249,8 @@ async def listening(seconds):
         pass
 
     Patient.seconds = seconds
-    config = uvicorn.Config(application, http=Patient, ws="none", lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(application, http=Patient, ws="none", lifespan="off", log_config=None, access_log=False,
+                            **settings)  # fmt: skip
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         task = asyncio.create_task(server.serve(sockets=[taken]))
@@ -260,9 +261,9 @@ async def listening(seconds):
         await task
 
 
-def over_the_wire(*pieces, seconds=0.3, pause=0.0):
+def over_the_wire(*pieces, seconds=0.3, pause=0.0, **settings):
     async def exchange():
-        async with listening(seconds) as port:
+        async with listening(seconds, **settings) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             for piece in pieces:
                 writer.write(piece)
@@ -286,9 +287,24 @@ def test_the_clock_starts_again_with_the_next_request_of_a_connection():
     assert b"408" in found
 
 
-def test_headers_without_end_are_400():
-    found = over_the_wire(b"GET / HTTP/1.1\r\n", b"x: " + b"a" * 70_000)
+@pytest.mark.parametrize("end", [b"", b"\r\n\r\n"])
+def test_headers_that_are_too_large_are_400(end):
+    found = over_the_wire(b"GET / HTTP/1.1\r\n", b"x: " + b"a" * 70_000 + end)
     assert found.startswith(b"HTTP/1.1 400 ")
+    assert b"at most 65536 bytes of headers" in found
+
+
+def test_a_body_larger_than_headers_may_be_is_none_of_them():
+    found = over_the_wire(b"POST / HTTP/1.1\r\nconnection: close\r\ncontent-length: 200000\r\n\r\n" + b"a" * 200_000)
+    assert found.startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_connection_too_many_is_503_with_a_sentence():
+    head, _, body = over_the_wire(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", limit_concurrency=1).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"connection: close" in head
+    assert b"retry-after: 1" in head
+    assert json.loads(body) == {"error": "The server has too much to do: ask again in a moment."}
 
 
 # ── gRPC ────────────────────────────────────────────────────────────────────────────────────────
