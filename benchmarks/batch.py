@@ -12,18 +12,23 @@ from benchmarks import side_by_side
 from helpers import artifacts, data, registry
 
 SIZES = (10_000, 100_000, 1_000_000)
+_COMPARED = {
+    "pictures_per_second": "their work", "whole_process": "with their start",
+    "per_cpu_second": "for each second of a core",
+}  # fmt: skip
 
 
 def measure(*, repeats: int, **_: object) -> dict:
     """Answers for the prepared set of notebook 01 in both ways, and for larger ones made of it."""
     home = artifacts.require("06_deployment_prediction/registry", made_by="06_deployment_prediction")
-    model = registry.model_file(registry.folder("wardrobe", 1, root=home))
+    version = registry.folder("wardrobe", 1, root=home)
     whole = artifacts.require("01_data_preparation/dataset", made_by="01_data_preparation")
-    ways = {"ours": (sys.executable, "batch.py --ours", {}), "bare runtime": (sys.executable, "batch.py", {})}
-    runs = side_by_side.run(ways, repeats=repeats, arguments=["--model", str(model), "--data", str(whole)])
-    print(f"batch prediction, {len(data.load(whole).images):,} pictures, {model.name}")
+    ours = {"ours": (sys.executable, f"batch.py --ours {version}", {})}
+    bare = {"bare runtime": (sys.executable, f"batch.py --bare {registry.model_file(version)}", {})}
+    runs = side_by_side.run(ours | bare, repeats=repeats, arguments=["--data", str(whole)])
+    print(f"batch prediction, {len(data.load(whole).images):,} pictures, {registry.model_file(version).name}")
     compared = {}
-    for kind, what in (("pictures_per_second", "its work"), ("whole_process", "with its start")):
+    for kind, what in _COMPARED.items():
         speed = {name: [run[kind] for run in found] for name, found in runs.items()}
         ratio = compared[kind] = side_by_side.ratios(speed["ours"], speed["bare runtime"])
         print(f"  {what}: {statistics.median(speed['ours']):,.0f} pictures/s, bare "
@@ -33,11 +38,11 @@ def measure(*, repeats: int, **_: object) -> dict:
     for count in SIZES:
         with tempfile.TemporaryDirectory() as folder:
             larger = _repeated(whole, count, Path(folder) / "dataset")
-            only = {"ours": ways["ours"]}
-            (found,) = side_by_side.run(only, repeats=1, arguments=["--model", str(model), "--data", larger])["ours"]
+            (found,) = side_by_side.run(ours, repeats=1, arguments=["--data", larger])["ours"]
         peaks[count] = found["peak_mb"]
         rate = found["pictures_per_second"]
         print(f"  {count:9,} pictures: {found['peak_mb']:.0f} MB at most, {rate:,.0f} pictures/s")
+    print(f"  a hundred times the pictures take {peaks[SIZES[-1]] / peaks[SIZES[0]]:.2f} times the memory")
     return {"machine": side_by_side.machine(), "runs": runs, "ratio_of_ours_to_bare": compared, "peak_mb": peaks}
 
 

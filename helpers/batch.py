@@ -26,7 +26,7 @@ SHARD = 10_000
 _AHEAD = 3  # pieces that wait for the model while a shard is written
 # A dictionary of all probabilities would take three times as long and half as much room again.
 _AS_PARQUET = {"compression": "zstd", "use_dictionary": ["input", "class", "label", "error"]}
-_CHUNK = 512  # pictures that are decoded, and answered, at a time
+_CHUNK = 500  # pictures that are decoded, and answered, at a time: whole batches of `inference`
 _WORTH_A_THREAD = 10_000  # bytes of an encoded picture; smaller ones are decoded before a thread has them
 
 
@@ -134,7 +134,8 @@ class _Input:
 def _open(text: str, query: str, limits: Limits) -> _Input:
     path, title = Path(text).expanduser(), records.public(text)
     if "://" not in text and (path / "images.npy").is_file() and (path / "manifest.json").is_file():
-        prepared = data.load(path)
+        labels = np.load(path / "labels.npy", mmap_mode="r")
+        prepared = dataclasses.replace(data.load(path), labels=labels, splits={})  # what grows with it is left on disk
         return _Input(title, lambda model, start: _prepared(prepared, model, start))
     if "://" not in text and path.is_file() and _is_picture(path, limits):
         one = (Record(path.name, path.read_bytes()) for _ in range(1))
@@ -156,14 +157,19 @@ def _prepared(dataset: data.DataSet, model: Classifier, start: int) -> Iterator[
             f"The data set's pictures are {dataset.shape}, and the model takes {model.predictor.input_shape}: "
             "prepare them in that size with notebook 01, or name the pictures' own folder."
         )
-    classes, mapped = np.asarray(dataset.classes, object), dataset.images
-    size = math.prod(dataset.shape)
+    classes = np.asarray(dataset.classes, object)
     for begin in range(start, len(dataset.images), _CHUNK):
         rows = range(begin, min(begin + _CHUNK, len(dataset.images)))
-        at = mapped.offset + begin * size  # read and not mapped: pages that were looked at would count as memory
-        images = np.fromfile(mapped.filename, np.uint8, len(rows) * size, offset=at).reshape(-1, *dataset.shape)
-        labels = classes[dataset.labels[begin : rows.stop]].tolist()
+        images, labels = _read(dataset.images, rows), classes[_read(dataset.labels, rows)].tolist()
         yield _Rows(images, np.ones(len(rows), bool), [str(row) for row in rows], labels, [None] * len(rows))
+
+
+def _read(mapped: np.memmap, rows: range) -> np.ndarray:
+    """Returns rows of a mapped array, read from its file: pages that were looked at would count as memory."""
+    items = math.prod(mapped.shape[1:])
+    at = mapped.offset + rows.start * items * mapped.itemsize
+    read = np.fromfile(mapped.filename, mapped.dtype, len(rows) * items, offset=at)
+    return read.reshape(-1, *mapped.shape[1:])
 
 
 def _decoded(

@@ -23,7 +23,9 @@ class Wardrobe(kserve.Model):
     def predict(self, payload: dict | InferRequest, headers: dict | None = None, response_headers=None) -> object:
         if isinstance(payload, dict):
             answers = self.classifier.answer(np.array(payload["instances"], np.uint8))
-            return {"predictions": [{"label": label} for label in answers.labels]}
+            spread = answers.probabilities.tolist()
+            rows = zip(answers.labels.tolist(), spread, strict=True)
+            return {"predictions": [{"label": label, "probabilities": row} for label, row in rows]}
         answers = self.classifier.answer(payload.inputs[0].as_numpy())
         label = InferOutput("label", [len(answers.labels)], "BYTES", data=answers.labels.tolist())
         spread = InferOutput("probabilities", list(answers.probabilities.shape), "FP32")
