@@ -28,10 +28,14 @@ def main() -> int:
         parser.error("--repeats is at least 1 and --pictures at least 1000")
     torch_python = options.torch_python or (sys.executable if importlib.util.find_spec("torch") else None)
     for name in options.names or _BENCHMARKS:
-        results = _BENCHMARKS[name](
-            repeats=options.repeats, pictures=options.pictures, torch_python=torch_python,
-            triton_python=options.triton_python,
-        )  # fmt: skip
+        try:
+            results = _BENCHMARKS[name](
+                repeats=options.repeats, pictures=options.pictures, torch_python=torch_python,
+                triton_python=options.triton_python,
+            )  # fmt: skip
+        except FileNotFoundError as error:  # what a notebook makes is not there; the message says which
+            print(f"error: {error}", file=sys.stderr)
+            return 1
         path = artifacts.write_json(artifacts.outputs() / "benchmarks" / f"{name}.json", results)
         print(f"  written to {path}\n", flush=True)
     return 0
