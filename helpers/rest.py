@@ -28,6 +28,7 @@ _TO_KSERVE = {"/", "/v1/models", "/v2", "/v2/health/live", "/v2/models"}
 _JSON_LENGTH = b"inference-header-content-length"
 _WORTH_A_THREAD = 16384  # bytes of a request from which reading it would keep the others waiting
 _LARGEST_HEADERS = 65536  # bytes
+_LINGER_SECONDS, _LINGER_BYTES = 1.0, 2**20  # how long a client that was refused may go on writing
 _BUSY = "The server has too much to do: ask again in a moment."
 
 Receive = Callable[[], Awaitable[dict]]
@@ -277,6 +278,7 @@ class Patient(HttpToolsProtocol):
     seconds = Limits.receive_seconds
     _deadline: asyncio.TimerHandle | None = None
     _unread = 0  # bytes since a request, or the last piece of its body, began
+    _ended = False  # the last answer is written
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -284,8 +286,12 @@ class Patient(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unread += len(data)
+        if self._ended:
+            if self._unread > _LINGER_BYTES:
+                self.transport.close()
+            return
         super().data_received(data)
-        if self._unread > _LARGEST_HEADERS and not self.transport.is_closing():  # of headers, or behind the body
+        if self._unread > _LARGEST_HEADERS and not self._ended:  # of headers, or behind the body
             self.send_400_response("")
 
     def send_400_response(self, msg: str) -> None:
@@ -326,19 +332,28 @@ class Patient(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._deadline = None
-        if not self.transport.is_closing():
-            self._end(b"408 Request Timeout", "The request had not arrived in time: send it again.")
+        self._end(b"408 Request Timeout", "The request had not arrived in time: send it again.")
 
     def _start_asgi_task(self, cycle: object, app: Callable) -> None:
         super()._start_asgi_task(cycle, app if app is self.app else _busy)
 
     def _end(self, status: bytes, sentence: str) -> None:
+        """Writes the last answer; a socket closed under a client that is still writing would take it back."""
+        if self._ended or self.transport.is_closing():
+            return
+        self._ended, self._unread = True, 0
+        self._stop_waiting()
+        self._unset_keepalive_if_required()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # what it would still answer has no one to read it
+            self.cycle.message_event.set()
         body = orjson.dumps({"error": sentence})
         self.transport.write(
             b"HTTP/1.1 %s\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s"
             % (status, len(body), body)
         )
-        self.transport.close()
+        self.transport.write_eof()
+        self._deadline = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
 
 class _Gone(Exception):

@@ -368,6 +368,17 @@ def test_what_is_no_request_is_refused_with_a_sentence(server, name):
     assert answered_right(server)
 
 
+def test_who_is_refused_while_still_writing_gets_the_sentence_all_the_same(server):
+    with connect(server) as connection:
+        connection.sendall(LINE + HEAD + b"x-a: " + b"a" * 70_000)  # too much: the server answers now
+        for _ in range(5):
+            time.sleep(0.02)
+            connection.sendall(b"a" * 10_000)
+        status, headers, body = answer(connection)
+    assert status == 400
+    assert sentence(headers, body)
+
+
 ENDLESS = {
     "a header": LINE + HEAD + b"x-a: ", "trailers": LINE + HEAD + CHUNKED + b"2\r\n{}\r\n0\r\nx-a: ",
     "trailers after the answer": b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n" + CHUNKED + b"0\r\nx-a: ",
