@@ -10,11 +10,13 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import orjson
+import simdjson
 
 from helpers.classifier import Answers
 from helpers.pictures import UnreadablePicture
@@ -128,6 +130,8 @@ def predict_request(body: bytes, expected: Expected) -> np.ndarray:
     Raises:
         Refused: 400, or 413 for too many pictures.
     """
+    if (usual := _usual_instances(body, expected)) is not None:
+        return usual
     content = _json(body)
     given = [name for name in ("instances", "inputs") if name in content]
     if len(given) != 1:
@@ -154,6 +158,34 @@ def predict_response(answers: Answers, version: int | None) -> bytes:
         for label, probability, row in zip(answers.labels.tolist(), sure, answers.probabilities, strict=True)
     ]
     return orjson.dumps({"predictions": rows, "model_version": str(version)}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _usual_instances(body: bytes, expected: Expected) -> np.ndarray | None:
+    """Reads `{"instances": …}` with nothing but pixels in it, without a Python object for each; None if it is another.
+
+    What is left of such a body without its digits is brackets and commas in an order that the shape gives. Numbers
+    that JSON does not know, such as 007 or "1 2", are found by the parser.
+    """
+    frame = body.translate(None, b"0123456789 \t\r\n")
+    for picture in _frames(expected.shape):
+        count = (len(frame) - 15) // (len(picture) + 1)
+        if 0 < count <= expected.pictures and frame == b'{"instances":[%s]}' % b",".join([picture] * count):
+            try:
+                numbers = simdjson.Parser().parse(body)["instances"].as_buffer(of_type="u")
+                pixels = np.frombuffer(numbers, np.uint64).reshape(count, *expected.shape)  # a pixel may be `[]`
+            except (ValueError, TypeError, KeyError):
+                return None
+            return pixels.astype(np.uint8) if pixels.max() <= 255 else None
+    return None
+
+
+@cache
+def _frames(shape: tuple[int, int, int]) -> list[bytes]:
+    """Returns the brackets and commas of a picture in JSON, with its channels and, if there is one only, without."""
+    height, width, channels = shape
+    pixels = [b"[%s]" % (b"," * (channels - 1)), b""][: 2 if channels == 1 else 1]
+    rows = [b"[%s]" % b",".join([pixel] * width) for pixel in pixels]
+    return [b"[%s]" % b",".join([row] * height) for row in rows]
 
 
 def _instance(one: object, expected: Expected) -> np.ndarray:

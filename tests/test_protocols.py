@@ -122,6 +122,30 @@ def test_pixels_are_taken_if_and_only_if_all_are_bytes(values, kind):
         refused(400, "whole numbers from 0 to 255", protocols.predict_request, body, EXPECTED)
 
 
+USUAL = json.dumps({"instances": [[[[7], [0], [255], [3]]] * 4]}).encode()
+SIGNS = st.sampled_from(list(b'0123456789[]{},:-.e" \n'))
+
+
+@given(st.lists(st.tuples(st.sampled_from("ird"), st.integers(0, len(USUAL) - 1), SIGNS), max_size=3))
+def test_a_body_with_slips_of_the_pen_is_read_as_a_json_parser_reads_it(slips):
+    body = bytearray(USUAL)
+    for what, place, sign in slips:
+        body[place : place + (what != "i")] = b"" if what == "d" else bytes([sign])
+    try:
+        content = json.loads(body)
+        pixels = np.array(content["instances"], dtype=float)
+        wanted = pixels.reshape(-1, 4, 4, 1) if pixels.shape[1:] in {(4, 4), (4, 4, 1)} and pixels.size else None
+    except (ValueError, KeyError, TypeError):
+        wanted = None
+    if wanted is not None and ((wanted >= 0) & (wanted <= 255) & (wanted % 1 == 0)).all():
+        read = protocols.predict_request(bytes(body), EXPECTED)
+        assert read.dtype == np.uint8
+        np.testing.assert_array_equal(read, wanted)
+    else:
+        with pytest.raises(Refused):
+            protocols.predict_request(bytes(body), EXPECTED)
+
+
 @pytest.mark.parametrize("depth", [17, 100])
 def test_lists_may_not_lie_in_each_other_without_end(depth):
     body = b'{"instances": ' + b"[" * depth + b"0" + b"]" * depth + b"}"
