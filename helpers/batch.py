@@ -26,7 +26,7 @@ SHARD = 10_000
 _AHEAD = 3  # pieces that wait for the model while a shard is written
 # A dictionary of all probabilities would take three times as long and half as much room again.
 _AS_PARQUET = {"compression": "zstd", "use_dictionary": ["input", "class", "label", "error"]}
-_CHUNK = 500  # pictures that are decoded, and answered, at a time: whole batches of `inference`
+_CHUNK, _CHUNK_BYTES = 2000, 2**24  # the most that is decoded, and answered, at a time, in files and in pixels
 _WORTH_A_THREAD = 10_000  # bytes of an encoded picture; smaller ones are decoded before a thread has them
 
 
@@ -158,8 +158,9 @@ def _prepared(dataset: data.DataSet, model: Classifier, start: int) -> Iterator[
             "prepare them in that size with notebook 01, or name the pictures' own folder."
         )
     classes = np.asarray(dataset.classes, object)
-    for begin in range(start, len(dataset.images), _CHUNK):
-        rows = range(begin, min(begin + _CHUNK, len(dataset.images)))
+    step = _at_a_time(dataset.shape)
+    for begin in range(start, len(dataset.images), step):
+        rows = range(begin, min(begin + step, len(dataset.images)))
         images, labels = _read(dataset.images, rows), classes[_read(dataset.labels, rows)].tolist()
         yield _Rows(images, np.ones(len(rows), bool), [str(row) for row in rows], labels, [None] * len(rows))
 
@@ -185,9 +186,9 @@ def _decoded(
     with contextlib.closing(found), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for _ in islice(found, start):  # what an earlier call has answered
             seen += 1
-        while chunk := list(islice(found, _CHUNK)):
+        while chunk := _chunk(found, _at_a_time(model.predictor.input_shape)):
             seen += len(chunk)
-            large = sum(memoryview(record.picture).nbytes for record in chunk) > _WORTH_A_THREAD * len(chunk)
+            large = sum(map(_encoded_bytes, chunk)) > _WORTH_A_THREAD * len(chunk)
             brought = list((pool.map if large else map)(bring, chunk))
             names, labels = [record.name for record in chunk], [record.label for record in chunk]
             yield _rows(brought, names, labels, model.predictor.input_shape)
@@ -195,6 +196,22 @@ def _decoded(
     if left_out:
         yield _rows([one.detail for one in left_out], [one.name for one in left_out], [None] * len(left_out),
                     model.predictor.input_shape)  # fmt: skip
+
+
+def _at_a_time(shape: tuple[int, int, int]) -> int:
+    return max(1, min(_CHUNK, _CHUNK_BYTES // math.prod(shape)))
+
+
+def _chunk(found: Iterator[Record], most: int) -> list[Record]:
+    chunk, held = [], 0
+    while len(chunk) < most and held < _CHUNK_BYTES and (record := next(found, None)) is not None:
+        chunk.append(record)
+        held += _encoded_bytes(record)
+    return chunk
+
+
+def _encoded_bytes(record: Record) -> int:
+    return memoryview(record.picture).nbytes
 
 
 def _rows(brought: list, names: list[str], labels: list[str | None], shape: tuple[int, int, int]) -> _Rows:
@@ -212,7 +229,7 @@ def _work(
     progress: Callable[[int], None],
 ) -> None:  # fmt: skip
     """Decodes a piece while those before it are answered, and writes a shard whenever one is full."""
-    pending, number, waiting = [], _count(parts), 0
+    pending, number, waiting = [], len(_shards(parts)), 0
     schema, ahead = _schema(model), deque()
 
     def collect() -> None:
@@ -332,10 +349,6 @@ def _take_up(parts: Path, job: dict) -> int:
 
 def _shards(parts: Path) -> list[Path]:
     return sorted(parts.glob("[0-9]*.parquet"))
-
-
-def _count(parts: Path) -> int:
-    return len(_shards(parts))
 
 
 def _named(model: Classifier) -> dict:

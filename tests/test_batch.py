@@ -248,6 +248,15 @@ def test_an_interrupted_job_is_taken_up(folder, model, tmp_path, monkeypatch):
     assert_right(pd.read_parquet(done.path), model)
 
 
+def test_few_large_files_are_held_at_a_time(folder, model, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(batch, "_CHUNK_BYTES", 150)  # two of these files, and nine of what the model takes
+    done = batch.predict([folder], model, tmp_path / "out.parquet", progress=told.append)
+    assert done.pictures == sum(told) - done.unreadable == 23
+    assert max(told) <= 3
+    assert_right(pd.read_parquet(done.path), model)
+
+
 def test_two_at_once_on_one_output_are_one_too_many(folder, model, tmp_path):
     refused = []
 
