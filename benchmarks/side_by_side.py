@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers import artifacts, sources
+from helpers import artifacts, processor, sources
 
 
 def run(variants: dict[str, tuple[str, str, dict[str, str]]], *, repeats: int, arguments: Iterable[str]) -> dict:
@@ -83,8 +83,8 @@ def ratios(numerator: list[float], denominator: list[float]) -> dict[str, float]
 def machine() -> dict[str, str | int]:
     """Returns what a reader must know to compare figures: processor, cores, system, Python."""
     return {
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processor": processor.name(),
+        "cores": processor.cores(),
         "system": platform.system(),
         "python": platform.python_version(),
     }
@@ -95,14 +95,3 @@ def _clean(extra: dict[str, str]) -> dict[str, str]:
     tuned = ("TF_", "OMP_", "MKL_", "ONEDNN_", "KERAS_", "XLA_", "DNNL_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(tuned)}
     return {**kept, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(artifacts.root()), **extra}
-
-
-def _processor() -> str:
-    try:
-        lines = open("/proc/cpuinfo").read().splitlines()  # noqa: SIM115
-    except OSError:
-        return platform.processor()
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    flags = next((v for k, v in fields.items() if k.strip() == "flags"), "").split()
-    best = next((flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in flags), "")
-    return next((v.strip() for k, v in fields.items() if k.strip() == "model name"), "") + f" ({best})"

@@ -36,6 +36,21 @@ def check(
     Raises:
         ValueError: If not exactly one bound is given for a number, or any for a bool.
     """
+    entry = judge(statement, measured, at_least=at_least, at_most=at_most, within=within)
+    entry = {"claim": statement, "measured": entry.pop("measured"), "unit": unit, **entry}
+    _record(entry)
+    print(f"{'✔' if entry['held'] else '✘'} {statement}")
+
+
+def judge(
+    statement: str,
+    measured: float | bool,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    within: tuple[float, float] | None = None,
+) -> dict:
+    """Returns the figure, whether it holds its bound, and that bound, by name; arguments and errors as in `check`."""
     bounds = {"at_least": at_least, "at_most": at_most, "within": within}
     given = {name: bound for name, bound in bounds.items() if bound is not None}
     is_bool = isinstance(measured, bool) or type(measured).__name__ in ("bool_", "bool")
@@ -46,16 +61,17 @@ def check(
 
     figure = bool(measured) if is_bool else float(measured)
     low, high = within if within is not None else (at_least, at_most)
-    held = figure if is_bool else (
-        math.isfinite(figure) and (low is None or figure >= low) and (high is None or figure <= high)
+    held = (
+        figure
+        if is_bool
+        else (math.isfinite(figure) and (low is None or figure >= low) and (high is None or figure <= high))
     )
-    entry = {"claim": statement, "measured": figure, "unit": unit, "held": held}
+    entry = {"measured": figure, "held": held}
     if not is_bool and not math.isfinite(figure):
         entry["measured"] = str(figure)
     for name, bound in given.items():
         entry[name] = [float(b) for b in bound] if name == "within" else float(bound)
-    _record(entry)
-    print(f"{'✔' if held else '✘'} {statement}")
+    return entry
 
 
 def read(stem: str | None = None) -> list[dict]:
@@ -76,7 +92,7 @@ def table(stem: str | None = None) -> "pandas.DataFrame":  # noqa: F821
     rows = [
         {
             "claim": entry["claim"],
-            "measured": _short(entry["measured"]),
+            "measured": short(entry["measured"]),
             "unit": entry["unit"],
             "expected": bound_text(entry),
             "held": "✔" if entry["held"] else "✘",
@@ -95,11 +111,11 @@ def bound_text(entry: dict) -> str:
     '≥ 3.5'
     """
     if "at_least" in entry:
-        return f"≥ {_short(entry['at_least'])}"
+        return f"≥ {short(entry['at_least'])}"
     if "at_most" in entry:
-        return f"≤ {_short(entry['at_most'])}"
+        return f"≤ {short(entry['at_most'])}"
     if "within" in entry:
-        return f"{_short(entry['within'][0])} to {_short(entry['within'][1])}"
+        return f"{short(entry['within'][0])} to {short(entry['within'][1])}"
     return "true"
 
 
@@ -108,7 +124,8 @@ def _record(entry: dict) -> None:
     artifacts.write_json(artifacts.current() / "claims.json", [*recorded, entry])
 
 
-def _short(figure: float | bool | str) -> str:
+def short(figure: float | bool | str) -> str:
+    """Returns a figure for people: four digits that count."""
     if isinstance(figure, (bool, str)):
         return str(figure).lower()
     return f"{figure:,.0f}" if abs(figure) >= 1000 else f"{figure:.4g}"

@@ -1,12 +1,13 @@
 """What this machine has, and what follows for XLA, precision, memory and replicas."""
 
 import logging
-import os
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import keras
+
+from helpers import processor
 
 _PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 _NAMES = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
@@ -104,7 +105,7 @@ def _settings(backend: str, accelerators: list[str], precision: str) -> Machine:
     return Machine(
         backend=backend,
         accelerators=tuple(accelerators),
-        cores=_cores(),
+        cores=processor.cores(),
         precision=precision,
         replicas=replicas,
         jit_compile=backend == "jax" or (backend == "tensorflow" and bool(accelerators) and not mirrored),
@@ -194,7 +195,3 @@ def _multiplies_bfloat16(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:
         return False
     flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
     return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

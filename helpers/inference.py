@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from helpers import modelfiles, runtimes
+from helpers import modelfiles, processor, runtimes
 
 RUNTIMES = {".tflite": "LiteRT", ".xz": "LiteRT", ".onnx": "ONNX Runtime", ".keras": "Keras", "": "SavedModel"}
 _RAPL = Path("/sys/class/powercap/intel-rapl:0")
@@ -125,7 +125,7 @@ def load(path: str | Path, *, threads: int | None = None, call: str = "predict",
         runtime = "OpenVINO"
     if threads is not None and threads < 1:
         raise ValueError(f"threads is at least 1; received {threads}.")
-    threads = threads or _cores()
+    threads = threads or processor.cores()
     start = {
         "LiteRT": runtimes.litert, "ONNX Runtime": runtimes.onnx, "OpenVINO": runtimes.openvino,
         "SavedModel": runtimes.saved_model, "Keras": runtimes.keras,
@@ -392,10 +392,6 @@ def _runtime(path: Path) -> str:
             f"A model is a .tflite, .tflite.xz, .onnx or .keras file, or a SavedModel folder; received {path}."
         )
     return RUNTIMES[suffix]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _reason(error: Exception) -> str:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from helpers import artifacts, parameters
+from helpers import artifacts, parameters, stamp
 
 _KERNELSPEC = {"display_name": "Workbook", "language": "python", "name": "workbook"}
 _LANGUAGE = ("codemirror_mode", "file_extension", "mimetype", "name", "nbconvert_exporter", "pygments_lexer")
@@ -134,7 +134,8 @@ def normalise(content: "nbformat.NotebookNode") -> "nbformat.NotebookNode":  # n
     content = nbformat.v4.upgrade(content) if (content.nbformat, content.nbformat_minor) < (4, 5) else content
     language = content.metadata.get("language_info", {"name": "python"})
     kept = {name: language[name] for name in _LANGUAGE if name in language}
-    content.metadata = nbformat.from_dict({"kernelspec": _KERNELSPEC, "language_info": kept})
+    stamped = {stamp.KEY: content.metadata[stamp.KEY]} if stamp.KEY in content.metadata else {}
+    content.metadata = nbformat.from_dict({"kernelspec": _KERNELSPEC, "language_info": kept, **stamped})
     content.cells = [cell for cell in content.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     count = 0
     for cell in content.cells:

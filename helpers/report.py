@@ -8,7 +8,7 @@ import json
 import re
 from pathlib import Path
 
-from helpers import artifacts, claims, outcomes
+from helpers import artifacts, claims, outcomes, stamp
 from helpers.artifacts import size
 from helpers.outcomes import RAN, SKIPPED, Outcome
 from helpers.progress import duration
@@ -103,9 +103,13 @@ def page(content: "nbformat.NotebookNode", title: str, *, story: bool = False) -
         f'<li><a href="#{html.escape(heading["id"])}">{heading.decode_contents()}</a></li>\n'
         for heading in soup.find_all("h2", id=True)
     )
+    checked = html.escape(stamp.sentence(content))
+    footer = f"\n<footer><p>{checked}</p></footer>" if checked else ""
     contents = f'<details class="contents"><summary>Contents</summary>\n<ol>\n{entries}</ol></details>\n'
     return _document(
-        title, f"{_navigation(None, None)}\n<main>\n{contents if entries else ''}{soup}\n</main>", _highlight_style()
+        title,
+        f"{_navigation(None, None)}\n<main>\n{contents if entries else ''}{soup}\n</main>{footer}",
+        _highlight_style(),
     )
 
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from helpers import artifacts, claims, kernel, lock, notebooks, outcomes, plans
+from helpers import artifacts, claims, kernel, lock, notebooks, outcomes, plans, stamp
 from helpers.artifacts import size
 from helpers.notebooks import Notebook
 from helpers.outcomes import FAILED, RAN, SKIPPED, Outcome
@@ -140,6 +140,8 @@ def _run_one(notebook: Notebook, values: dict, kernel_name: str, descriptor: int
     if waiting and not error:
         error = f"it stopped after {progress.position} without an error, and the cell {waiting[0].id!r} never ran"
     executed.metadata.pop("papermill", None)
+    if not error:
+        executed.metadata[stamp.KEY] = stamp.make(executed, watch.seconds)
     _hide_secrets(executed, values)
     if values.get("SOURCE"):
         notebooks.mark_default_data(executed)

@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import sys
 import tokenize
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import notebooks
+from helpers import notebooks, stamp
 from helpers.doctor import locked_versions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,9 +130,7 @@ def with_commented_literals_as_parameters(content, path: Path) -> Iterator[str]:
 
 
 def with_short_cells(content, path: Path) -> Iterator[str]:
-    lengths = {
-        cell.id: len([line for line in cell.source.splitlines() if line.strip()]) for cell in code_cells(content)
-    }
+    lengths = {cell.id: len(cell.source.splitlines()) for cell in code_cells(content)}
     lesson = list(lengths.values())[2:]  # after the parameters and the set-up, which are as long as they must be
     if statistics.median(lesson) > 6:
         yield f"the median length of the code cells is {statistics.median(lesson)} lines, above 6"
@@ -202,7 +201,7 @@ def with_figures_that_show_something_and_say_what(content, path: Path) -> Iterat
 
 
 def as_refresh_writes_it(content, path: Path) -> Iterator[str]:
-    allowed = {"kernelspec", "language_info"}
+    allowed = {"kernelspec", "language_info", stamp.KEY}
     if extra := set(content.metadata) - allowed:
         yield f"the metadata hold {', '.join(sorted(extra))}: write it with `make refresh`"
     if content.metadata.get("kernelspec", {}).get("name") != "workbook":
@@ -210,6 +209,14 @@ def as_refresh_writes_it(content, path: Path) -> Iterator[str]:
     for cell in content.cells:
         if extra := set(cell.metadata) - {"tags"}:
             yield f"the metadata of cell {cell.id!r} hold {', '.join(sorted(extra))}: write it with `make refresh`"
+
+
+def as_its_code_and_data_are_now(content, path: Path) -> Iterator[str]:
+    changed = stamp.stale(content)
+    if names := [name for name in changed if name in ("source", "parameters", "data")]:
+        yield f"{' and '.join(names)} changed after the outputs were made: write them with `make refresh`"
+    elif changed:  # most changes there leave the outputs as they are; nbval compares them
+        warnings.warn(f"{path.name} was last run before {' and '.join(changed)} changed", stacklevel=2)
 
 
 CHECKS = [
@@ -226,6 +233,7 @@ CHECKS = [
     with_claims_told_apart,
     with_figures_that_show_something_and_say_what,
     as_refresh_writes_it,
+    as_its_code_and_data_are_now,
 ]
 
 

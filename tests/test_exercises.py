@@ -1,0 +1,81 @@
+"""Exercises that check themselves, and the solutions that the notebooks fold away."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import keras
+import nbformat
+import numpy as np
+import pytest
+
+from helpers import exercises
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("0*.ipynb"))
+
+
+def turn(path: Path) -> tuple[str, str]:
+    """Returns the text of a notebook's exercise and the code that checks it."""
+    cells = {cell.id: cell.source for cell in nbformat.read(path, as_version=4).cells}
+    return cells["your-turn"], cells["your-turn-check"]
+
+
+def said(code: str, answer: str, capsys: pytest.CaptureFixture) -> list[str]:
+    """Runs an exercise with a reader's function in place of the empty one; returns the lines that it prints."""
+    given = {node.name: node for node in ast.parse(answer).body}
+    checked = ast.parse(code)
+    checked.body = [
+        given.get(node.name, node) if isinstance(node, ast.FunctionDef) else node for node in checked.body
+    ]
+    exec(compile(checked, "exercise", "exec"), {"np": np, "keras": keras, "json": json})
+    return capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_an_exercise_is_open_until_it_is_solved(path, capsys):
+    text, code = turn(path)
+    before = said(code, "", capsys)
+    assert len(before) >= 3
+    assert all(line.startswith("○ ") and line.endswith(": still open") for line in before)
+    solution = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    assert [line[0] for line in said(code, solution, capsys)] == ["✔"] * len(before)
+
+
+WRONG = {
+    "01_data_preparation": "return np.arange(80), np.arange(80, 100)",
+    "02_preprocessing": "whole = np.concatenate([train, other])\n    z = lambda x: (x - whole.mean(0)) / whole.std(0)\n"
+    "    return z(train), z(other)",
+    "03_cnn_training": "return images[:, ::2, ::2]",
+    "04_optimizer_comparison": "velocity = share * velocity - rate * gradient\n    return weight - velocity, velocity",
+    "05_compression": "step = (values.max() - values.min()) / 2**bits\n"
+    "    return np.round((values - values.min()) / step), step, 0",
+    "06_deployment_prediction": 'return json.dumps({"instances": images.tolist()}).encode()',
+}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_usual_mistakes_are_told(path, capsys):
+    _, code = turn(path)
+    function = next(node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef))
+    wrong = f"def {function.name}({ast.unparse(function.args)}):\n    {WRONG[path.stem]}\n"
+    lines = said(code, wrong, capsys)
+    assert any(line.startswith("✘ ") and ": it " in line for line in lines)
+    assert not any("○" in line for line in lines)
+
+
+def test_a_solution_lies_two_folds_deep():
+    for path in NOTEBOOKS:
+        text, _ = turn(path)
+        before = text[: text.index("```python")]
+        assert before.count("<details>") - before.count("</details>") == 2, path.stem
+
+
+def test_a_readers_error_is_told_and_stops_nothing(capsys):
+    exercises.check("A third of it is there", lambda: 1 / 0, at_most=1)
+    assert capsys.readouterr().out == "✘ A third of it is there: it raised ZeroDivisionError: division by zero\n"
+
+
+def test_a_number_needs_a_bound():
+    with pytest.raises(ValueError, match="takes exactly one of at_least, at_most, within"):
+        exercises.check("It is large", lambda: 3)
