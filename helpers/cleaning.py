@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,13 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from helpers import artifacts
 from helpers.records import Finding
 from helpers.sources import Collection
 
 _CHUNK_BYTES = 32 * 2**20  # of pictures, or of pairs of pictures, that are looked at at a time
 _CLEAR_MAJORITY = 0.9  # share of pictures above which those that differ are odd
+VERDICTS = ("keep", "drop")
 SPARED = ("exact duplicate", "near-duplicate", "two labels", "two splits", "blank")  # in a published test set
 
 
@@ -77,6 +80,55 @@ def kept(count: int, findings: pd.DataFrame) -> np.ndarray:
     """
     dropped = findings.loc[findings["action"] == "drop", "row"].to_numpy()
     return np.setdiff1d(np.arange(count), dropped)
+
+
+def decide(findings: pd.DataFrame, decisions: dict[str, str]) -> pd.DataFrame:
+    """Returns the findings with a reader's verdicts in place of the checks' own.
+
+    Args:
+        findings: What `inspect` returned.
+        decisions: For names of pictures, `"keep"` or `"drop"`.
+
+    Raises:
+        ValueError: If there is no finding of that name or no such verdict, or if a picture shall stay that cannot be
+            read or is in the test set as well.
+    """
+    decided = findings.copy()
+    for name, verdict in decisions.items():
+        own = findings["name"] == name
+        if not own.any():
+            raise ValueError(f"There is no finding about {name!r}: judge those that are there, or mend its name.")
+        if verdict not in VERDICTS:
+            raise ValueError(f"The verdict on {name!r} is {verdict!r}: it must be {' or '.join(VERDICTS)}.")
+        if verdict == "keep" and (findings.loc[own, "row"] < 0).any():
+            raise ValueError(f"{name!r} cannot be kept: there is no picture to be read. Mend the file.")
+        if verdict == "keep" and (findings.loc[own, "kind"] == "two splits").any():
+            raise ValueError(f"{name!r} cannot be kept: its twin is in the test or validation set. Drop that.")
+        decided.loc[own, "action"] = "drop" if verdict == "drop" else "review"
+        decided.loc[own, "detail"] += "; so you decided"
+    return decided
+
+
+def write_decisions(path: str | Path, decisions: dict[str, str]) -> None:
+    """Writes verdicts as a CSV file with the columns name and verdict, whole or not at all."""
+    with artifacts.writing(path) as partial:
+        pd.DataFrame(decisions.items(), columns=["name", "verdict"]).to_csv(partial, index=False)
+
+
+def read_decisions(path: str | Path) -> dict[str, str]:
+    """Reads what `write_decisions`, or a spreadsheet, has written.
+
+    Raises:
+        ValueError: If it is no such file.
+        FileNotFoundError: If there is none.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {path}: notebook 01 writes decisions.csv when you judge a finding.")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        return dict(zip(table["name"], table["verdict"], strict=True))
+    except (ValueError, KeyError) as error:  # pandas's own errors are ValueErrors
+        raise ValueError(f"{path} is no table with the columns name and verdict ({error}).") from None
 
 
 def missing_labels(names: np.ndarray, labels: np.ndarray) -> pd.DataFrame:

@@ -34,7 +34,62 @@ def explore(draw: Callable, *, alt: str, **controls: ipywidgets.ValueWidget) -> 
     for name, control in controls.items():
         control.description = control.description or name.replace("_", " ")
         control.observe(lambda change: setattr(shown, "value", picture()), "value")
-    box = ipywidgets.VBox([*controls.values(), shown])
+    _publish([*controls.values()], shown, alt)
+
+
+def judge(
+    findings: "pandas.DataFrame",  # noqa: F821
+    draw: Callable,
+    decisions: dict[str, str],
+    *,
+    save: Callable[[dict[str, str]], object],
+    alt: str,
+) -> None:
+    """Publishes the findings of a cleaning, one at a time, with a verdict to be given on each.
+
+    Args:
+        findings: Columns as in `records.Finding`, at least one row.
+        draw: Takes a finding (a row); returns a figure or Axes.
+        decisions: Verdicts by the names of pictures, `"keep"` or `"drop"`: those given are added here.
+        save: Is called with `decisions` after each verdict.
+        alt: What the figure of the first finding shows, for those who cannot see it.
+    """
+    kind = ipywidgets.Dropdown(options=findings["kind"].unique().tolist(), description="kind")
+    number = ipywidgets.IntSlider(1, min=1, description="number")
+    verdict = ipywidgets.ToggleButtons(options=["as found", "keep", "drop"], description="verdict")
+    said, shown = ipywidgets.HTML(), ipywidgets.Image(format="png")
+
+    def finding() -> "pandas.Series":  # noqa: F821
+        return findings[findings["kind"] == kind.value].iloc[number.value - 1]
+
+    def show(_: object = None) -> None:
+        one = finding()
+        verdict.value = decisions.get(one["name"], "as found")
+        said.value = html.escape(f"{one['name']} {one['detail']}: {one['action']}")
+        shown.value = plotting.png(draw(one))
+
+    def turn(_: object = None) -> None:
+        number.value, number.max = 1, int((findings["kind"] == kind.value).sum())
+        show()
+
+    def decide(change: dict) -> None:
+        name = finding()["name"]
+        if change["new"] == decisions.get(name, "as found"):  # another finding came into view
+            return
+        decisions.pop(name, None)
+        if change["new"] != "as found":
+            decisions[name] = change["new"]
+        save(decisions)
+
+    turn()
+    kind.observe(turn, "value")
+    number.observe(show, "value")
+    verdict.observe(decide, "value")
+    _publish([kind, number, verdict, said], shown, alt)
+
+
+def _publish(controls: list[ipywidgets.Widget], shown: ipywidgets.Image, alt: str) -> None:
+    box = ipywidgets.VBox([*controls, shown])
     bundle, metadata = plotting.described(bytes(shown.value), alt)
     view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
     display({"application/vnd.jupyter.widget-view+json": view, **bundle}, metadata=metadata, raw=True)

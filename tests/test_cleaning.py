@@ -294,3 +294,49 @@ def test_known_dirt_is_found_and_little_else(tmp_path, fashion):
     assert (score["recall"] >= 0.8).all(), score
     assert (score["precision"] >= 0.8).all(), score
     assert artifacts.outputs().exists()
+
+
+# verdicts ----------------------------------------------------------------------------------------
+
+
+FOUND = pd.DataFrame(
+    [("a", "blank", "drop", "is grey", "", 0), ("a", "odd size", "review", "is small", "", 0),
+     ("b", "near-duplicate", "review", "looks like c", "", 1), ("c", "two splits", "drop", "is in test", "", 2),
+     ("d", "unreadable", "drop", "is cut short", "", -1)],
+    columns=["name", "kind", "action", "detail", "group", "row"],
+)  # fmt: skip
+
+
+def test_a_verdict_takes_the_place_of_the_checks():
+    decided = cleaning.decide(FOUND, {"a": "keep", "b": "drop"})
+    assert decided["action"].tolist() == ["review", "review", "drop", "drop", "drop"]
+    assert decided["detail"].tolist()[:3] == [f"{one}; so you decided" for one in FOUND["detail"][:3]]
+    assert cleaning.kept(4, FOUND).tolist() == [1, 3]
+    assert cleaning.kept(4, decided).tolist() == [0, 3]
+    assert FOUND["action"][0] == "drop"  # what was given is as it was
+
+
+@pytest.mark.parametrize(
+    ("decisions", "says"),
+    [
+        ({"e": "keep"}, "no finding about 'e'"), ({"a": "stay"}, "'stay': it must be keep or drop"),
+        ({"d": "keep"}, "'d' cannot be kept: there is no picture"),
+        ({"c": "keep"}, "'c' cannot be kept: its twin is in"),
+    ],
+)  # fmt: skip
+def test_a_verdict_that_cannot_be_is_refused(decisions, says):
+    with pytest.raises(ValueError, match=says):
+        cleaning.decide(FOUND, decisions)
+
+
+def test_verdicts_come_back_from_their_file(tmp_path):
+    made = {"a, with a comma.png": "keep", "NA": "drop"}
+    cleaning.write_decisions(tmp_path / "decisions.csv", made)
+    assert cleaning.read_decisions(tmp_path / "decisions.csv") == made
+    (tmp_path / "other.csv").write_text("picture,verdict\na,keep\n")
+    (tmp_path / "bytes.csv").write_bytes(bytes(range(128, 256)))
+    for name in ("other.csv", "bytes.csv"):
+        with pytest.raises(ValueError, match=f"{name} is no table with the columns name and verdict"):
+            cleaning.read_decisions(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*none\.csv"):
+        cleaning.read_decisions(tmp_path / "none.csv")

@@ -13,6 +13,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from helpers import cleaning
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium"),
@@ -136,6 +138,35 @@ def test_a_control_that_is_moved_draws_its_picture_anew(address, place):
         for _ in range(5):
             page.keyboard.press("ArrowRight")
         page.wait_for_function("([picture, before]) => picture.src !== before", arg=[picture.element_handle(), before])
+
+
+def test_a_verdict_on_a_finding_is_kept(address, place):
+    content = nbformat.read(ROOT / "notebooks" / "01_data_preparation.ipynb", as_version=4)
+    wanted = ("setup", "collect", "judge")
+    content.cells = [c for c in content.cells if c.id in wanted or "parameters" in c.metadata.get("tags", [])]
+    path = place / "notebooks" / "verdict.ipynb"
+    nbformat.write(content, path)
+    decisions = place / "outputs" / "01_data_preparation" / "decisions.csv"
+    decisions.unlink(missing_ok=True)
+    with browser(address) as page:
+        open_notebook(page, address, path.name)
+        run_all(page, seconds=200)
+        picture = page.locator(".jp-OutputArea img.jupyter-widgets").last
+        picture.wait_for()
+        before = picture.get_attribute("src")
+        slider = page.locator(".jp-OutputArea .noUi-handle, .jp-OutputArea .slider-container [role=slider]").first
+        slider.focus()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("([picture, before]) => picture.src !== before", arg=[picture.element_handle(), before])
+        page.locator(".jp-OutputArea .widget-toggle-button:has-text('drop')").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".jp-OutputArea .widget-toggle-button.mod-active:has-text('drop')")
+        end = time.monotonic() + 20
+        while not decisions.is_file():
+            assert time.monotonic() < end
+            time.sleep(0.1)
+    [verdict] = cleaning.read_decisions(decisions).values()
+    assert verdict == "drop"
 
 
 TRAINING = """\

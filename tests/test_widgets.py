@@ -4,6 +4,7 @@ import io
 
 import ipywidgets
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
@@ -63,3 +64,25 @@ def test_the_static_picture_can_be_sent_by_a_kernel(published):
     widgets.explore(draw, alt="One bar", height=ipywidgets.IntSlider(3), name=ipywidgets.Text("a"))
     [(bundle, _)] = published
     assert type(bundle["image/png"]) is bytes
+
+
+def test_a_verdict_is_saved_and_stands_when_the_finding_comes_back(published):
+    findings = pd.DataFrame(
+        [("a", "blank", "drop", "is grey", 0), ("b", "twin", "review", "is c", 1), ("c", "twin", "drop", "is b", 2)],
+        columns=["name", "kind", "action", "detail", "row"],
+    )
+    saved, decisions = [], {"b": "drop"}
+    drawn = lambda finding: draw(1 + finding["row"], finding["name"])  # noqa: E731
+    widgets.judge(findings, drawn, decisions, save=lambda made: saved.append(dict(made)), alt="A finding")
+    [(bundle, _)] = published
+    kind, number, verdict, said, shown = ipywidgets.widgets.widget._instances[bundle[VIEW]["model_id"]].children
+    assert (kind.value, number.max, verdict.value, said.value) == ("blank", 1, "as found", "a is grey: drop")
+    verdict.value = "keep"
+    kind.value = "twin"
+    assert (number.max, verdict.value) == (2, "drop")
+    number.value = 2
+    assert (verdict.value, said.value, shown.value) == ("as found", "c is b: drop", plotting.png(draw(3, "c")))
+    kind.value = "blank"
+    assert (number.value, number.max, verdict.value) == (1, 1, "keep")
+    verdict.value = "as found"
+    assert saved == [{"b": "drop", "a": "keep"}, {"b": "drop"}]
