@@ -89,6 +89,7 @@ def judge(
 
 
 def _publish(controls: list[ipywidgets.Widget], shown: ipywidgets.Image, alt: str) -> None:
+    shown.layout.align_self, shown.layout.max_width = "flex-start", "100%"  # as large as it is drawn, and not blurred
     box = ipywidgets.VBox([*controls, shown])
     bundle, metadata = plotting.described(bytes(shown.value), alt)
     view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}

@@ -82,9 +82,17 @@ def open_notebook(page, address, name):
 
 
 def run_all(page, *, seconds):
-    page.click("text=Run >> nth=0")
-    page.click("text='Run All Cells'")
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='busy']")
+    from playwright.sync_api import TimeoutError
+
+    for left in reversed(range(3)):  # JupyterLab forgets what is run in the moment in which its kernel connects
+        page.click("text=Run >> nth=0")
+        page.click("text='Run All Cells'")
+        try:
+            page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='busy']", timeout=8000)
+            break
+        except TimeoutError:
+            if not left:
+                raise
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=1000 * seconds)
 
 
