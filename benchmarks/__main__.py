@@ -4,12 +4,12 @@ import argparse
 import importlib.util
 import sys
 
-from benchmarks import batch, pipeline, seeds, serving, training
+from benchmarks import batch, own_pictures, pipeline, seeds, serving, training
 from helpers import artifacts
 
 _BENCHMARKS = {
     "training": training.measure, "pipeline": pipeline.measure, "seeds": seeds.measure, "serving": serving.measure,
-    "batch": batch.measure,
+    "batch": batch.measure, "own": own_pictures.measure,
 }  # fmt: skip
 
 
@@ -20,6 +20,8 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=20_000, help="training pictures (default 20000)")
     parser.add_argument("--torch-python", help="a Python that has PyTorch; this one's own PyTorch if not given")
     parser.add_argument("--triton-python", help="a Python that has nvidia-pytriton and onnxruntime, to compare with")
+    parser.add_argument("--source", action="append", help="for `own`: a folder of pictures (may be given many times)")
+    parser.add_argument("--profile", default="quick", help="for `own`: how the notebooks run (default quick)")
     options = parser.parse_args()
     unknown = [name for name in options.names if name not in _BENCHMARKS]
     if unknown:
@@ -31,7 +33,7 @@ def main() -> int:
         try:
             results = _BENCHMARKS[name](
                 repeats=options.repeats, pictures=options.pictures, torch_python=torch_python,
-                triton_python=options.triton_python,
+                triton_python=options.triton_python, sources=options.source, profile=options.profile,
             )  # fmt: skip
         except FileNotFoundError as error:  # what a notebook makes is not there; the message says which
             print(f"error: {error}", file=sys.stderr)

@@ -1,0 +1,81 @@
+"""Sets that nobody here made, from a folder to a served model: how each run ends, and how good the model gets."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from benchmarks import side_by_side
+
+_PHOTOGRAPH = (2000, 3000)  # height and width that the photographs are brought to
+
+
+def measure(*, profile: str = "quick", sources: list[str] | None = None, **_: object) -> dict:
+    """Runs all notebooks on each set: those given, or scikit-learn's digits and photographs in five selections.
+
+    A set that cannot be learnt from ends with a sentence; it is in the row, and nothing is raised.
+    """
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder:
+        given = ((Path(source).name, Path(source)) for source in sources or [])
+        for name, source in given if sources else _bundled(Path(folder)):
+            rows[name] = _run(source, Path(folder) / "outputs" / name, profile)
+            print(f"  {name}: {', '.join(f'{key} {value}' for key, value in rows[name].items())}", flush=True)
+    return {"machine": side_by_side.machine(), "profile": profile, "sets": rows}
+
+
+def _run(source: Path, output: Path, profile: str) -> dict:
+    command = [sys.executable, "-m", "helpers", "run", "--source", str(source), "--profile", profile]
+    begun = time.perf_counter()
+    ended = subprocess.run([*command, "--output", str(output)], capture_output=True, text=True)
+    row = {"status": ended.returncode, "seconds": round(time.perf_counter() - begun)}
+    runs = [json.loads(path.read_text()) for path in sorted(output.glob("*/run.json"))]
+    row["claims"] = f"{sum(run['held'] for run in runs)} of {sum(run['claimed'] for run in runs)}"
+    if not runs:
+        row["why"] = ended.stderr.strip().splitlines()[-1]
+    elif failed := [run["error"] for run in runs if run["status"] == "failed"]:
+        row["why"] = failed[0]
+    if (card := output / "03_cnn_training" / "model_card.json").is_file():
+        facts = json.loads(card.read_text())
+        metrics = facts["metrics"]
+        row |= {"classes": len(facts["classes"]), "input": facts["input"]["shape"][1:]}
+        row |= {key: round(value, 3) for key, value in metrics.items() if key.startswith("test_accuracy")}
+    if (table := output / "05_compression" / "models.csv").is_file():
+        row["smallest_file"] = int(pd.read_csv(table)["bytes"].min())
+    return row
+
+
+def _bundled(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Writes, one after the other, what scikit-learn brings along, as folders with one subfolder a class."""
+    from sklearn.datasets import load_digits, load_sample_images
+
+    digits = load_digits()
+    images, labels = (digits.images * 255 / 16).round().astype(np.uint8), digits.target
+    for name, chosen in {
+        "digits": np.arange(len(labels)), "two classes": np.flatnonzero(labels < 2),
+        "twelve pictures": np.concatenate([np.flatnonzero(labels == label)[:6] for label in (0, 1)]),
+        "one class": np.flatnonzero(labels == 0),
+    }.items():  # fmt: skip
+        for number in chosen:
+            _save(Image.fromarray(images[number]), folder / name / str(labels[number]) / f"{number}.png")
+        yield name, folder / name
+    random = np.random.default_rng(0)
+    for title, picture in zip(("temple", "flower"), load_sample_images().images, strict=True):
+        height, width = picture.shape[0] * 3 // 4, picture.shape[1] * 3 // 4
+        for number in range(20):  # parts of each photograph, as large as cameras make them
+            top, left = random.integers(picture.shape[0] - height), random.integers(picture.shape[1] - width)
+            part = Image.fromarray(picture[top : top + height, left : left + width]).resize(_PHOTOGRAPH[::-1])
+            _save(part, folder / "photographs" / title / f"{number}.jpg")
+    yield "photographs", folder / "photographs"
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)

@@ -1,0 +1,137 @@
+"""Every command that the READMEs show: run as it stands, or, where it would take minutes, up to its first cell."""
+
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers import artifacts, inference, notebooks, registry
+
+ROOT = Path(__file__).resolve().parents[1]
+READMES = ("README.md", "README.zh.md")
+
+
+def shown(name: str) -> list[str]:
+    """Returns the command lines of a README: those in its blocks, and those of helpers and make in its text."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    inline = re.findall(r"`((?:\.venv/bin/)?python -m (?:helpers|benchmarks)[^`\n]*|make \w+)`", prose)
+    commands = [re.split(r"\s{2,}#", line)[0].strip() for line in [*lines, *inline]]
+    return list(dict.fromkeys(command for command in commands if command))
+
+
+EVERY = sorted({(name, command) for name in READMES for command in shown(name)})
+FAST = re.compile(r"(\.venv/bin/)?python -m helpers (predict|registry|doctor)\b.*|papermill --help-notebook .*")
+IN_TEST_SERVED = re.compile(r"python -m helpers serve|curl .*localhost:8080/.*")
+
+
+@pytest.fixture
+def place(tmp_path, write_onnx, monkeypatch):
+    """A folder as a reader has it after a run: two versions of a small classifier, and pictures to ask about."""
+    images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 1), dtype=np.uint8)
+    facts = {"classes": ["ant", "bee", "cat"], "input": [4, 4, 1], "test_accuracy": 0.9}
+    for seed in (1, 2):
+        file = write_onnx(tmp_path / "model.onnx", seed=seed)
+        examples = images, inference.load(file).predict(images)
+        registry.register("classifier", file, facts=facts, examples=examples, made_by="test", parameters={})
+    registry.promote("classifier", 1)
+    (tmp_path / "more" / "pictures" / "ant").mkdir(parents=True)
+    for path in ("photo.jpg", "more/pictures/ant/1.png"):
+        Image.fromarray(images[0, ..., 0]).resize((9, 7)).save(tmp_path / path)
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    python = tmp_path / ".venv" / "bin" / "python"  # a link would not find the packages
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    return tmp_path
+
+
+def run(command: str, place: Path) -> subprocess.CompletedProcess:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(["bash", "-c", command], cwd=place, env=environment, capture_output=True, text=True)
+
+
+def test_there_are_commands():
+    assert len(shown("README.md")) >= 15
+    assert len(shown("README.zh.md")) >= 8
+
+
+@pytest.mark.parametrize("command", sorted({command for _, command in EVERY}))
+def test_a_command_of_the_readmes_works(command, place, capsys):
+    if IN_TEST_SERVED.fullmatch(command):
+        return
+    if command.startswith("make "):
+        planned = subprocess.run(["make", "-n", *shlex.split(command)[1:2]], cwd=ROOT, capture_output=True, text=True)
+        assert planned.returncode == 0, planned.stderr
+    elif FAST.fullmatch(command):
+        ended = run(command, place)
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout
+    elif command.startswith("python -m helpers run"):
+        refused = refused_for_its_kernel(command)
+        assert refused.startswith("error: Jupyter knows no kernel named 'nowhere'"), refused
+    elif command.startswith("papermill -k workbook "):
+        words = shlex.split(command)
+        notebook = notebooks.read(ROOT / words[3])
+        given = {words[at + 1]: words[at + 2] for at, word in enumerate(words) if word == "-p"}
+        assert given
+        assert notebooks.with_parameters(notebook, given).keys() == given.keys()
+    elif command.startswith("python -m benchmarks"):
+        asked = run(f"cd {ROOT} && {command} --help", place)
+        name = command.split()[3]
+        assert asked.returncode == 0
+        assert re.search(rf"\b{name}\b", asked.stdout)
+    else:
+        pytest.fail(f"No test knows how to run {command!r}: teach this one.")
+
+
+def refused_for_its_kernel(command: str) -> str:
+    """Runs a command that would take minutes with a kernel that is not there: all that comes before is checked."""
+    words = [*shlex.split(command)[1:], "--kernel", "nowhere", "--output", str(artifacts.outputs())]
+    ended = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 2
+    return ended.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_the_server_of_the_readmes_answers_their_request(name, place):
+    commands = [command for command in shown(name) if IN_TEST_SERVED.fullmatch(command)]
+    serve, ask = sorted(commands, key=lambda command: command.startswith("curl"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, *shlex.split(serve)[1:], "--port", str(port), "--grpc-port", "0", "--follow"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    log = subprocess.DEVNULL
+    with subprocess.Popen(words, cwd=place, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log) as server:
+        try:
+            end = time.monotonic() + 60
+            while not ready(port):
+                assert time.monotonic() < end
+                time.sleep(0.1)
+            answered = run(f"set -o pipefail; {ask.replace(':8080', f':{port}').replace('curl', 'curl -sS')}", place)
+        finally:
+            server.stdin.close()
+    [prediction] = json.loads(answered.stdout)["predictions"]
+    assert prediction["label"] in ("ant", "bee", "cat")
+
+
+def ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, ConnectionError):
+        return False
