@@ -96,6 +96,17 @@ def run_all(page, *, seconds):
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=1000 * seconds)
 
 
+def move_slider(page, *, steps):
+    """Moves the first slider by its keys; returns when the picture below is another."""
+    picture = page.locator(".jp-OutputArea img.jupyter-widgets").last
+    picture.wait_for()
+    before = picture.get_attribute("src")
+    page.locator(".jp-OutputArea .noUi-handle, .jp-OutputArea .slider-container [role=slider]").first.focus()
+    for _ in range(steps):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_function("([picture, before]) => picture.src !== before", arg=[picture.element_handle(), before])
+
+
 def saved(page, path):
     page.keyboard.press("Control+s")
     page.wait_for_function("!document.querySelector('.jp-mod-dirty')")
@@ -138,14 +149,7 @@ def test_a_control_that_is_moved_draws_its_picture_anew(address, place):
     with browser(address) as page:
         open_notebook(page, address, path.name)
         run_all(page, seconds=200)
-        picture = page.locator(".jp-OutputArea img.jupyter-widgets").last
-        picture.wait_for()
-        before = picture.get_attribute("src")
-        slider = page.locator(".jp-OutputArea .noUi-handle, .jp-OutputArea .slider-container [role=slider]").first
-        slider.focus()
-        for _ in range(5):
-            page.keyboard.press("ArrowRight")
-        page.wait_for_function("([picture, before]) => picture.src !== before", arg=[picture.element_handle(), before])
+        move_slider(page, steps=5)
 
 
 def test_a_verdict_on_a_finding_is_kept(address, place):
@@ -159,13 +163,7 @@ def test_a_verdict_on_a_finding_is_kept(address, place):
     with browser(address) as page:
         open_notebook(page, address, path.name)
         run_all(page, seconds=200)
-        picture = page.locator(".jp-OutputArea img.jupyter-widgets").last
-        picture.wait_for()
-        before = picture.get_attribute("src")
-        slider = page.locator(".jp-OutputArea .noUi-handle, .jp-OutputArea .slider-container [role=slider]").first
-        slider.focus()
-        page.keyboard.press("ArrowRight")
-        page.wait_for_function("([picture, before]) => picture.src !== before", arg=[picture.element_handle(), before])
+        move_slider(page, steps=1)
         page.locator(".jp-OutputArea .widget-toggle-button:has-text('drop')").focus()
         page.keyboard.press("Enter")
         page.wait_for_selector(".jp-OutputArea .widget-toggle-button.mod-active:has-text('drop')")

@@ -69,10 +69,8 @@ def test_there_are_commands():
     assert len(shown("README.zh.md")) >= 8
 
 
-@pytest.mark.parametrize("command", sorted({command for _, command in EVERY}))
-def test_a_command_of_the_readmes_works(command, place, capsys):
-    if IN_TEST_SERVED.fullmatch(command):
-        return
+@pytest.mark.parametrize("command", sorted({one for _, one in EVERY if not IN_TEST_SERVED.fullmatch(one)}))
+def test_a_command_of_the_readmes_works(command, place):
     if command.startswith("make "):
         planned = subprocess.run(["make", "-n", *shlex.split(command)[1:2]], cwd=ROOT, capture_output=True, text=True)
         assert planned.returncode == 0, planned.stderr
