@@ -1,45 +1,112 @@
-"""Command line of the benchmarks: `python -m benchmarks [NAME…] [--repeats N] …`."""
+"""Command line of the benchmarks: `python -m benchmarks [NAME…] [--repeats N] …` and `python -m benchmarks publish`."""
 
 import argparse
+import dataclasses
+import datetime
+import importlib
 import importlib.util
+import subprocess
 import sys
+import textwrap
+import time
+import traceback
 
-from benchmarks import batch, own_pictures, pipeline, seeds, serving, training
+from benchmarks import report, results
 from helpers import artifacts
 
-_BENCHMARKS = {
-    "training": training.measure, "pipeline": pipeline.measure, "seeds": seeds.measure, "serving": serving.measure,
-    "batch": batch.measure, "own": own_pictures.measure,
+# The module of each, whose `measure` returns a `results.Result`, and the minutes it takes on two quiet cores.
+BENCHMARKS = {
+    "training": ("training", 22), "accuracy": ("accuracy", 30), "pipeline": ("pipeline", 7),
+    "prediction": ("prediction", 2), "serving": ("serving", 6), "batch": ("batch", 6), "seeds": ("seeds", 4),
+    "duplicates": ("duplicates", 10), "startup": ("startup", 3), "workbook": ("workbook", 30),
+    "own": ("own_pictures", 20),
 }  # fmt: skip
+PUBLISH = "publish"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split(":")[0] + ".")
-    parser.add_argument("names", nargs="*", help=f"which: {', '.join(_BENCHMARKS)} (all if none is named)")
-    parser.add_argument("--repeats", type=int, default=3, help="fresh processes for each variant (default 3)")
-    parser.add_argument("--pictures", type=int, default=20_000, help="training pictures (default 20000)")
-    parser.add_argument("--torch-python", help="a Python that has PyTorch; this one's own PyTorch if not given")
-    parser.add_argument("--triton-python", help="a Python that has nvidia-pytriton and onnxruntime, to compare with")
-    parser.add_argument("--source", action="append", help="for `own`: a folder of pictures (may be given many times)")
-    parser.add_argument("--profile", default="quick", help="for `own`: how the notebooks run (default quick)")
-    options = parser.parse_args()
-    unknown = [name for name in options.names if name not in _BENCHMARKS]
+def main(arguments: list[str] | None = None) -> int:
+    """Measures what was asked for; returns 1 if a benchmark could not be measured, 2 for a wrong command, else 0."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    known = [*BENCHMARKS, PUBLISH]
+    unknown = [name for name in options.names if name not in known]
     if unknown:
-        parser.error(f"there is no benchmark {unknown[0]!r}: name one of {', '.join(_BENCHMARKS)}")
+        parser.error(f"there is no benchmark {unknown[0]!r}: name one of {', '.join(known)}")
+    if options.names == [PUBLISH]:
+        return _publish()
+    if PUBLISH in options.names:
+        parser.error("`publish` stands alone: measure first, then publish")
     if min(options.repeats, options.pictures // 1000) < 1:
         parser.error("--repeats is at least 1 and --pictures at least 1000")
-    torch_python = options.torch_python or (sys.executable if importlib.util.find_spec("torch") else None)
-    for name in options.names or _BENCHMARKS:
-        try:
-            results = _BENCHMARKS[name](
-                repeats=options.repeats, pictures=options.pictures, torch_python=torch_python,
-                triton_python=options.triton_python, sources=options.source, profile=options.profile,
-            )  # fmt: skip
-        except FileNotFoundError as error:  # what a notebook makes is not there; the message says which
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        path = artifacts.write_json(artifacts.outputs() / "benchmarks" / f"{name}.json", results)
-        print(f"  written to {path}\n", flush=True)
+    options.torch_python = options.torch_python or (sys.executable if importlib.util.find_spec("torch") else None)
+    asked = {name: value for name, value in vars(options).items() if name != "names"}
+    failed = [name for name in options.names or BENCHMARKS if not _measure(name, asked)]
+    print(f"Report: {report.write(BENCHMARKS)}")
+    if failed:
+        print(f"Not measured: {', '.join(failed)}.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    minutes = textwrap.fill(", ".join(f"{name} {count}" for name, (_, count) in BENCHMARKS.items()), 100)
+    whole = sum(count for _, count in BENCHMARKS.values())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Measures side by side, and writes outputs/benchmarks/report.html, report.json and report.md.",
+        epilog=f"Minutes on two quiet cores, with the default options:\n{minutes};\nall of them {whole}.\n"
+               "Exit status: 0 if all were measured, whether their goals were held or missed; 1 if one could not be.",
+    )  # fmt: skip
+    add = parser.add_argument
+    add("names", nargs="*", help=f"which: {', '.join(BENCHMARKS)} (all if none is named); "
+                                 f"or {PUBLISH}: put the table into the READMEs")  # fmt: skip
+    add("--repeats", type=int, default=3, help="rounds, in each of which all take their turn (default 3)")
+    add("--pictures", type=int, default=20_000, help="training pictures (default 20000)")
+    add("--torch-python", help="a Python that has PyTorch; this one's own PyTorch if not given")
+    add("--triton-python", help="for `serving`: a Python that has nvidia-pytriton and onnxruntime, to compare with")
+    add("--peer-python", help="for `duplicates`: a Python that has cleanvision, to compare with")
+    add("--sizes", type=int, nargs="+", help="for `duplicates`: numbers of pictures (default 10000 100000 1000000)")
+    add("--against", metavar="REV", help="for `workbook`: the commit to compare with (default: the last release)")
+    add("--source", action="append", dest="sources", help="for `own`: a folder of pictures (may be given many times)")
+    add("--profile", default="quick", help="for `own` and `workbook`: how the notebooks run (quick, if not given)")
+    return parser
+
+
+def _measure(name: str, asked: dict) -> bool:
+    """Measures one benchmark, prints what it found and writes it; says in a sentence why it cannot be measured."""
+    begun = time.perf_counter()
+    try:
+        module = importlib.import_module(f"benchmarks.{BENCHMARKS[name][0]}")
+        found = module.measure(**asked)
+        found = found if isinstance(found, results.Result) else results.Result(**found)
+        taken = {"date": datetime.date.today().isoformat(), "seconds": round(time.perf_counter() - begun),
+                 "commit": _commit()}  # fmt: skip
+        found = dataclasses.replace(found, taken=taken)
+        print(report.text(name, found))
+        print(f"  written to {results.write(name, found)}\n", flush=True)
+    except (OSError, RuntimeError, ValueError) as error:  # not there, or peers that differ: the message says what
+        print(f"error: {name} was not measured: {error}", file=sys.stderr, flush=True)
+        return False
+    except Exception:  # a mistake of ours; the others are measured all the same
+        traceback.print_exc()
+        print(f"error: {name} was not measured.", file=sys.stderr, flush=True)
+        return False
+    return True
+
+
+def _commit() -> str:
+    """Returns the commit that is measured, with a plus if files have changed since; nothing outside of Git."""
+    command = ["git", "-C", str(artifacts.root()), "describe", "--always", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def _publish() -> int:
+    try:
+        for path in report.publish(BENCHMARKS):
+            print(f"Written: {path}")
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -3,21 +3,30 @@
 import statistics
 import sys
 
-from benchmarks import side_by_side
+from benchmarks import results, side_by_side
 from helpers import kernel
 
 PICTURES, BATCH = 2000, 64  # a run of the comparison in notebook 04
 
 
-def measure(*, repeats: int, **_: object) -> dict:
+def measure(*, repeats: int, **_: object) -> results.Result:
     """Trains over five seeds with one restarted model and with new ones, beside one fit of as many steps."""
     variants = {"seeds": (sys.executable, "seeds.py", dict(kernel.ENVIRONMENT))}
     with side_by_side.fashion_mnist(PICTURES) as data:
         runs = side_by_side.run(variants, repeats=repeats, arguments=["--data", data, "--batch", str(BATCH)])["seeds"]
-    steps = [run["steps"] for run in runs]
-    compared = {name: side_by_side.ratios([run[name] for run in runs], steps) for name in ("restarted", "new")}
-    print(f"five seeds of the classic CNN, {PICTURES:,} pictures, 5 epochs, batch {BATCH}")
-    print(f"  the training steps alone: {statistics.median(steps):.1f} s")
-    for name, ratio in compared.items():
-        print(f"  {name}: {ratio['median']:.2f} times that ({ratio['low']:.2f} to {ratio['high']:.2f})")
-    return {"machine": side_by_side.machine(), "runs": runs, "ratio_to_steps": compared}
+    steps, ours = ([run[name] for run in runs] for name in ("steps", "restarted"))
+    what = "five seeds of the classic CNN, seconds"
+    values = {"ours": ours, "a new model for each seed": [run["new"] for run in runs]}
+    rows, ratios = results.compare(what, "s", values, less_is_better=True)
+    return results.Result(
+        question="What does repeating a training over five seeds cost above its training steps?",
+        held_equal=[f"{PICTURES:,} pictures of Fashion-MNIST, 5 epochs of batches of {BATCH} for each seed",
+                    "one process a round, with the compiled steps of the first model warm"],
+        repeats=repeats, machine=results.machine("tensorflow", "keras", "numpy"), rows=rows, ratios=ratios,
+        limits=[results.limit(
+            "the training steps of all seeds in one fit", statistics.median(steps), "s",
+            reached=side_by_side.ratios(steps, ours)["median"],
+            why="each seed draws new weights and starts a fit; nothing is compiled again",
+        )],
+        runs=runs,
+    )  # fmt: skip

@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks import side_by_side, triton
+from benchmarks import results, side_by_side, triton
 from helpers import artifacts, classifier, data, inference, loadtest, registry, serving
 
 CLIENTS = (1, 8, 64)
 SECONDS = 2.0
+_FIGURES = ("per_second", "p50_ms", "p99_ms")
 
 
-def measure(*, repeats: int, triton_python: str | None = None, **_: object) -> dict:
+def measure(*, repeats: int, triton_python: str | None = None, **_: object) -> results.Result:
     """Asks all servers in turn, round by round, each answer compared with the model's own."""
     home = artifacts.require("06_deployment_prediction/registry", made_by="06_deployment_prediction")
     version = registry.folder("wardrobe", 1, root=home)
@@ -41,7 +42,7 @@ def measure(*, repeats: int, triton_python: str | None = None, **_: object) -> d
             print("  Triton is not compared: name a Python that has nvidia-pytriton and onnxruntime with "
                   "--triton-python.", file=sys.stderr)  # fmt: skip
         found = _rounds(servers, repeats, images, right)
-    return _report(pd.DataFrame(found), bare)
+    return _result(pd.DataFrame(found), bare, repeats, triton_python)
 
 
 def _rounds(servers: dict[str, str], repeats: int, images: np.ndarray, right: Callable) -> list[dict]:
@@ -60,32 +61,41 @@ def _rounds(servers: dict[str, str], repeats: int, images: np.ndarray, right: Ca
     return rows
 
 
-def _report(table: pd.DataFrame, bare: float) -> dict:
+def _result(table: pd.DataFrame, bare: float, repeats: int, triton_python: str | None) -> results.Result:
     bad = table.groupby("server", sort=False)[["requests", "failed", "wrong"]].sum()
     if bad[["failed", "wrong"]].to_numpy().any():
         raise RuntimeError(f"Requests failed or were answered wrongly, and the figures mean nothing:\n{bad}")
-    keys = ["protocol", "clients", "server"]
-    shown = table.groupby(keys, sort=False)[["per_second", "p50_ms", "p99_ms"]].median()
-    print(f"one picture a request; the bare runtime takes {bare:.3f} ms for it")
-    for server, counts in bad.iterrows():
-        print(f"  {server:16} {counts['requests']:9,} requests, {counts['failed']} failed, {counts['wrong']} wrong")
-    ratios = {}
-    for (protocol, clients, server), row in shown.iterrows():
-        print(f"  {protocol:9} {clients:3} clients, {server:16} {row['per_second']:7,.0f} requests/s, "
-              f"p50 {row['p50_ms']:6.2f}, p99 {row['p99_ms']:6.2f} ms: {row['p99_ms'] / row['p50_ms']:.1f} times p50"
-              )  # fmt: skip
-    rates = table.pivot_table("per_second", keys, "turn")
-    for (protocol, clients, server), theirs in rates.iterrows():
-        if server != "ours":
-            ratio = side_by_side.ratios(rates.loc[protocol, clients, "ours"].tolist(), theirs.tolist())
-            ratios[f"{server}, {protocol}, {clients} clients"] = ratio
-            print(f"  ours to {server}, {protocol}, {clients} clients: {ratio['median']:.2f} times "
-                  f"({ratio['low']:.2f} to {ratio['high']:.2f})")  # fmt: skip
-    alone = {protocol: shown.loc[protocol, 1, "ours"]["p50_ms"] - bare for protocol in table["protocol"].unique()}
-    said = ", ".join(f"{ms:.2f} ms in {protocol}" for protocol, ms in alone.items())
-    print(f"  one client waits longer than for the bare runtime: {said}")
-    return {"machine": side_by_side.machine(), "runs": table.to_dict("records"), "ratio_of_requests_per_second": ratios,
-            "bare_ms": bare, "longer_ms": alone}  # fmt: skip
+    rows, ratios, longer = [], [], {}
+    for (protocol, clients), found in table.groupby(["protocol", "clients"], sort=False):
+        situation = f"{protocol}, {clients} client{'s' if clients > 1 else ''}"
+        figures = {name: dict(list(found.groupby("server", sort=False)[name])) for name in _FIGURES}
+        rates = {server: rate.tolist() for server, rate in figures["per_second"].items()}
+        more = results.compare(f"{situation}, requests a second", "requests/s", rates)
+        rows, ratios = rows + more[0], ratios + more[1]
+        for name in ("p50_ms", "p99_ms"):
+            what = f"{situation}, {name.removesuffix('_ms')}"
+            rows += [results.row(what, "ms", waits, of=server) for server, waits in figures[name].items()]
+        if clients == 1:
+            longer[protocol] = float(figures["p50_ms"]["ours"].median()) - bare
+    return results.Result(
+        question="How many requests a second does the server answer, and how long does one wait?",
+        held_equal=["the same LiteRT file (Triton: the same model in ONNX Runtime), one picture a request",
+                    "clients and servers on the same cores, all servers up, asked in turn",
+                    f"every answer compared with the model's own: {bad['requests'].sum():,} requests, none failed or "
+                    "was wrong"],
+        repeats=repeats,
+        machine=results.machine("kserve", "ai-edge-litert", "uvicorn", "numpy",
+                                others={triton_python: ("nvidia-pytriton",)} if triton_python else None),
+        rows=rows, ratios=ratios,
+        limits=[results.limit(
+            f"the bare runtime, called in process for the one picture of a request ({protocol}, 1 client)", bare, "ms",
+            reached=bare / (bare + more), why="a request crosses the loopback and two processes, and is read, checked, "
+            "answered and counted in Python") for protocol, more in longer.items()],
+        goals=[results.goal("p50 at most 2 ms above the bare runtime", more, at_most=2, unit="ms", to="KServe",
+                            what=f"{protocol}, 1 client, requests a second",
+                            why="it is the way of a request through Python") for protocol, more in longer.items()],
+        runs=table.to_dict("records"),
+    )  # fmt: skip
 
 
 def _json(images: np.ndarray) -> Callable[[int], loadtest.Message]:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers import artifacts, processor, sources
+from helpers import artifacts, sources
 
 
 def run(variants: dict[str, tuple[str, str, dict[str, str]]], *, repeats: int, arguments: Iterable[str]) -> dict:
@@ -78,16 +77,6 @@ def ratios(numerator: list[float], denominator: list[float]) -> dict[str, float]
     """
     quotients = [a / b for a, b in zip(numerator, denominator, strict=True)]
     return {"median": statistics.median(quotients), "low": min(quotients), "high": max(quotients)}
-
-
-def machine() -> dict[str, str | int]:
-    """Returns what a reader must know to compare figures: processor, cores, system, Python."""
-    return {
-        "processor": processor.name(),
-        "cores": processor.cores(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-    }
 
 
 def _clean(extra: dict[str, str]) -> dict[str, str]:

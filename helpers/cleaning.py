@@ -1,6 +1,9 @@
 """What is amiss with a collection of pictures: each check takes arrays and returns its findings."""
 
+import functools
 import hashlib
+import itertools
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -139,7 +142,7 @@ def missing_labels(names: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
 
 def blank_pictures(names: np.ndarray, images: np.ndarray, *, limit: float = 2.0) -> pd.DataFrame:
     """Finds pictures of one colour: the standard deviation of each channel is at most `limit` grey levels."""
-    spread = np.concatenate([chunk.std(axis=(1, 2)).max(axis=-1) for chunk in _chunks(images)])
+    spread = np.concatenate([chunk.std(axis=(1, 2)).max(axis=-1) for chunk in _chunks(images, _CHUNK_BYTES // 128)])
     return _table(
         Finding(names[row], "blank", "drop", f"is of one colour (deviation {spread[row]:.1f})", row=row)
         for row in np.flatnonzero(spread <= limit)
@@ -304,9 +307,9 @@ def phash(images: np.ndarray) -> np.ndarray:
         https://github.com/JohannesBuchner/imagehash
     """
     hashes = [np.empty(0, np.uint64)]
-    for chunk in _chunks(images, _CHUNK_BYTES // 4):
-        small = np.stack([_small(picture) for picture in chunk]).astype(np.float64)
-        frequencies = scipy.fftpack.dct(scipy.fftpack.dct(small, axis=1), axis=2)[:, :8, :8].reshape(-1, 64)
+    for chunk in _chunks(images, _CHUNK_BYTES // 128):
+        small = _small(chunk)
+        frequencies = scipy.fftpack.dct(scipy.fftpack.dct(small, axis=1)[:, :8], axis=2)[:, :, :8].reshape(-1, 64)
         bits = frequencies > np.median(frequencies, axis=1, keepdims=True)
         hashes.append(np.packbits(bits, axis=1).view(">u8").astype(np.uint64)[:, 0])
     return np.concatenate(hashes)
@@ -317,16 +320,13 @@ def near_pairs(
 ) -> np.ndarray:
     """Finds pairs of pictures that look the same, without comparing each with each.
 
-    Two hashes within a distance of d bits agree in at least one of d + 1 bands of bits, so sorting by
-    each band brings candidates together. A candidate counts if its pixels correlate, which leaves
-    brightness and contrast aside.
+    A candidate (see `candidate_pairs`) counts if its pixels correlate, which leaves brightness and contrast aside.
 
     Args:
         images: uint8, shape (n, height, width, channels).
         near: Smallest correlation of the pixels.
         distance: Largest Hamming distance of the perceptual hashes.
-        window: How many neighbours in a band a picture is compared with at most, so that the work
-            stays proportional to n even if all hashes are alike.
+        window: As for `candidate_pairs`.
         ignore: Positions of pictures to leave out, such as blank ones, whose correlation is noise.
 
     Returns:
@@ -334,26 +334,90 @@ def near_pairs(
     """
     rows = np.setdiff1d(np.arange(len(images)), np.asarray(list(ignore), np.int64))
     candidates = rows[candidate_pairs(phash(images)[rows], distance=distance, window=window)]
+    if len(candidates) > len(images):  # many look alike, and few of them this much
+        candidates = candidates[_may_correlate(images, candidates, near)]
     return candidates[correlations(images, candidates) >= near]
 
 
 def candidate_pairs(hashes: np.ndarray, *, distance: int, window: int = 2000) -> np.ndarray:
-    """Finds pairs of 64-bit hashes that differ in at most `distance` bits; arguments as for `near_pairs`."""
-    edges = np.linspace(0, 64, distance + 2).astype(np.uint64)
-    found = [np.empty((0, 2), np.int64)]
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
-        band = (hashes >> low) & np.uint64((1 << int(high - low)) - 1)
-        order = np.lexsort((hashes, band))
-        hashes_sorted, band_sorted = hashes[order], band[order]
-        here = np.arange(len(order))
+    """Finds the pairs of 64-bit hashes that differ in at most `distance` bits, without comparing each with each.
+
+    Two hashes within a distance of d bits agree in at least one of d + 1 bands of bits, and in k of d + k narrower
+    ones. So sorting by each choice of k bands in turn brings such pairs together. The more hashes there are, the more
+    bands have to agree, so that few others come between.
+
+    Args:
+        hashes: uint64, shape (n,).
+        distance: Largest Hamming distance.
+        window: How many neighbours in an order a hash is compared with at most, and `distance + 1` times as many in
+            all of them, so that the work stays proportional to n even if all hashes are alike.
+
+    Returns:
+        int64, shape (pairs, 2), sorted, the smaller position first.
+    """
+    count, left = len(hashes), window * (distance + 1) * len(hashes)
+    order = np.argsort(hashes, kind="stable")  # so that the closest come together within a band, too
+    found = [np.empty(0, np.int64)]
+    for agreeing, earlier in _bands(count, distance):
+        position = order[np.argsort(hashes[order] & agreeing, kind="stable")]
+        ordered = hashes[position]
+        band, here = ordered & agreeing, np.arange(count)
         for offset in range(1, window + 1):
-            here = here[: np.searchsorted(here, len(order) - offset)]
-            here = here[band_sorted[here] == band_sorted[here + offset]]
-            if len(here) == 0:
+            here = here[: np.searchsorted(here, count - offset)]
+            here = here[band[here] == band[here + offset]]
+            left -= len(here)
+            if len(here) == 0 or left < 0:
                 break
-            close = here[np.bitwise_count(hashes_sorted[here] ^ hashes_sorted[here + offset]) <= distance]
-            found.append(np.sort(np.stack([order[close], order[close + offset]], axis=1), axis=1))
-    return np.unique(np.concatenate(found), axis=0)
+            differing = ordered[here] ^ ordered[here + offset]
+            is_close = np.bitwise_count(differing) <= distance
+            close, differing = here[is_close], differing[is_close]
+            for other in earlier:  # where this band agrees as well, the pair has been found before
+                close, differing = close[differing & other != 0], differing[differing & other != 0]
+            one, two = position[close], position[close + offset]
+            found.append(np.minimum(one, two) * count + np.maximum(one, two))
+    return np.stack(np.divmod(np.sort(np.concatenate(found)), max(count, 1)), axis=1)
+
+
+def _bands(count: int, distance: int) -> Iterable[tuple[np.uint64, list[np.uint64]]]:
+    """Yields, for each choice of bands, their bits, and the bits of each band that is not chosen before its last."""
+    agree = 1
+    while (
+        64 * agree / (distance + agree) < 1.5 * math.log2(max(count, 2))  # bits of a band, and what keeps bands small
+        and math.comb(distance + agree + 1, distance) < 100
+    ):
+        agree += 1
+    edges = np.linspace(0, 64, distance + agree + 1).astype(int).tolist()
+    bands = [np.uint64((1 << high) - (1 << low)) for low, high in itertools.pairwise(edges)]
+    for chosen in itertools.combinations(range(len(bands)), agree):
+        earlier = [bands[band] for band in range(chosen[-1]) if band not in chosen]
+        yield np.bitwise_or.reduce([bands[band] for band in chosen]), earlier
+
+
+def _may_correlate(images: np.ndarray, pairs: np.ndarray, near: float) -> np.ndarray:
+    """Returns for each pair whether its pictures may correlate by `near`: never false if they do.
+
+    Pictures that are centred and brought to length 1 lie a squared distance of 2 - 2 times their correlation apart,
+    and a projection on a few principal components can only bring them closer.
+    """
+    every = np.linspace(0, len(images) - 1, min(len(images), 64)).astype(int)
+    some = _centred(images[np.unique(every)]).astype(np.float64)
+    values, vectors = np.linalg.eigh(some @ some.T)  # far smaller than the covariance of the pixels
+    largest = np.flatnonzero(values > 1e-6 * values[-1])[-16:]
+    axes = (some.T @ vectors[:, largest] / np.sqrt(values[largest])).astype(np.float32)
+    place = np.concatenate([_centred(chunk) @ axes for chunk in _chunks(images, _CHUNK_BYTES // 8)])
+    result = np.empty(len(pairs), bool)
+    for start in range(0, len(pairs), 2**18):
+        apart = place[pairs[start : start + 2**18, 0]] - place[pairs[start : start + 2**18, 1]]
+        result[start : start + 2**18] = np.einsum("ij,ij->i", apart, apart) <= 2 - 2 * near + 1e-4
+    return result
+
+
+def _centred(images: np.ndarray) -> np.ndarray:
+    """Returns pictures as float32 rows with mean 0 and length 1; of one colour, all zeros."""
+    rows = images.reshape(len(images), -1).astype(np.float32)
+    rows -= rows.mean(axis=1, keepdims=True)
+    length = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+    return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
 
 
 def correlations(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -399,13 +463,60 @@ def members(numbers: np.ndarray, rows: np.ndarray | None = None) -> list[np.ndar
     """
     rows = np.arange(len(numbers)) if rows is None else rows
     order = rows[np.argsort(numbers[rows], kind="stable")]
+    is_next = np.diff(numbers[order]) == 0
+    order = order[np.append(is_next, False) | np.append(False, is_next)] if len(order) else order
     ends = np.flatnonzero(np.diff(numbers[order])) + 1
-    return [group for group in np.split(order, ends) if len(group) > 1]
+    return np.split(order, ends) if len(order) else []
 
 
-def _small(picture: np.ndarray) -> np.ndarray:
+def _small(images: np.ndarray) -> np.ndarray:
+    """Brings pictures to 32 x 32 greys, value for value as Pillow does it picture by picture.
+
+    Square ones are resized together. (Of others Pillow chooses which side it resizes first, and rounds in between.)
+
+    Args:
+        images: uint8, shape (n, height, width, 1 or 3).
+
+    Returns:
+        float64, shape (n, 32, 32), whole numbers from 0 to 255.
+    """
+    if images.shape[1] != images.shape[2]:
+        return np.stack([_pillow_small(picture) for picture in images]).astype(np.float64)
+    is_grey = images.shape[-1] == 1
+    greys = images[..., 0] if is_grey else (images @ np.array([19595, 38470, 7471], np.uint32) + 2**15) >> 16
+    across = _resized(greys.astype(np.float64))
+    return np.swapaxes(_resized(np.ascontiguousarray(np.swapaxes(across, 1, 2))), 1, 2)
+
+
+def _pillow_small(picture: np.ndarray) -> np.ndarray:
     image = Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).convert("L")
     return np.asarray(image.resize((32, 32), Image.Resampling.LANCZOS))
+
+
+def _resized(rows: np.ndarray) -> np.ndarray:
+    """Brings the last side of pictures, values 0 to 255, to 32; Pillow's sums of whole numbers are exact in float64."""
+    size = rows.shape[-1]
+    if size == 32:
+        return rows
+    sums = rows @ _lanczos(size, 32)  # one small product a picture: in a large one, threads would wait
+    sums += 2**21  # to round, not to cut off
+    sums *= 2.0**-22
+    return np.clip(np.floor(sums, out=sums), 0, 255, out=sums)
+
+
+@functools.cache
+def _lanczos(size: int, target: int) -> np.ndarray:
+    """Returns the weights of Pillow's Lanczos filter times 2 to the 22, whole numbers of shape (size, target)."""
+    scale = size / target
+    stretch = max(scale, 1.0)
+    weights = np.zeros((size, target))
+    for column in range(target):
+        centre = (column + 0.5) * scale
+        low, high = max(0, int(centre - 3 * stretch + 0.5)), min(size, int(centre + 3 * stretch + 0.5))
+        x = (np.arange(low, high) - centre + 0.5) / stretch
+        weight = np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
+        weights[low:high, column] = np.trunc(weight / weight.sum() * 2**22 + np.copysign(0.5, weight))
+    return weights
 
 
 def _others(names: np.ndarray, group: np.ndarray, row: int) -> str:

@@ -110,6 +110,35 @@ def recall_by_class(labels: np.ndarray, predictions: np.ndarray, classes: list[s
     )
 
 
+def in_words(labels: np.ndarray, predictions: np.ndarray, classes: list[str]) -> str:
+    """Says in a few sentences how good the answers are, how sure that is, and where they go wrong.
+
+    Args:
+        labels: int of shape (n,).
+        predictions: Predicted classes, int of shape (n,).
+        classes: Class names.
+
+    >>> print(in_words(np.array([0, 0, 1, 1]), np.array([0, 0, 0, 1]), ["cat", "dog"]))
+    3 of 4 pictures are answered rightly: 0.750, with 95% confidence 0.301 to 0.954.
+    Hardest is dog: 1 of 2 are found, and it is most often taken for cat.
+    4 pictures are few to judge by: the interval is 0.65 wide.
+    """
+    right, total = int(correct(labels, predictions).sum()), len(labels)
+    low, high = wilson_interval(right, total)
+    said = [f"{right:,} of {total:,} pictures are answered rightly: {right / total:.3f}, "
+            f"with 95% confidence {low:.3f} to {high:.3f}."]  # fmt: skip
+    recall = recall_by_class(labels, predictions, classes)
+    worst = recall["recall"].idxmin()
+    if (one := recall.loc[worst])["found"] < one["pictures"]:
+        taken_for = confusion_matrix(labels, predictions, classes=len(classes))[worst]
+        taken_for[worst] = 0
+        said.append(f"Hardest is {one['class']}: {one['found']:,} of {one['pictures']:,} are found, "
+                    f"and it is most often taken for {classes[taken_for.argmax()]}.")  # fmt: skip
+    if high - low > 0.1:
+        said.append(f"{total:,} pictures are few to judge by: the interval is {high - low:.2f} wide.")
+    return "\n".join(said)
+
+
 def reliability_curve(labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 15) -> ReliabilityCurve:
     """Compares how sure a model is with how often it is right, in bins of equal width.
 

@@ -130,7 +130,7 @@ def _read(path: str, root: Path, name: str, limits: Limits, findings: list[Findi
             why = f"has {status.st_size:,} bytes, more than allowed"
         else:
             with open(real, "rb") as file:
-                return file.read(limits.picture_bytes)
+                return file.read(status.st_size)  # Python sets aside as many bytes as it is asked for
     except FileNotFoundError:
         why = "is not there"
     except (OSError, ValueError) as error:  # no permission, links in a circle, a zero byte in the name

@@ -78,12 +78,11 @@ class Jitter:
 
     def __call__(self, images: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Returns another version of `images` (n, height, width, channels); the dtype stays."""
-        images = np.array(images)
-        if self.shift:
-            images = _shifted(images, self.shift, random)
+        images = _shifted(np.asarray(images), self.shift, random) if self.shift else np.array(images, order="C")
         if self.flip:
             mirrored = random.random(len(images)) < 0.5
-            images[mirrored] = images[mirrored, :, ::-1]
+            pixels = images.view(np.dtype((np.void, images.itemsize * images.shape[3])))  # whole ones move faster
+            pixels[mirrored] = pixels[mirrored, :, ::-1]
         if self.noise:
             images = add_noise(images, self.noise, random)
         if self.erase:
@@ -106,13 +105,14 @@ def add_noise(
     return (np.rint(noisy) if images.dtype.kind in "iu" else noisy).astype(images.dtype)
 
 
-# A loop over the pictures of a batch is quicker than index arrays over their pixels: 0.5 us a picture.
+# A loop over the pictures of a batch is quicker than index arrays over their pixels: 1 us a picture of 28x28.
 def _shifted(images: np.ndarray, pixels: int, random: np.random.Generator) -> np.ndarray:
-    height, width = images.shape[1:3]
-    padded = np.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
-    shifted = np.empty_like(images)
-    for i, (row, column) in enumerate(random.integers(0, 2 * pixels + 1, (len(images), 2)).tolist()):
-        shifted[i] = padded[i, row : row + height, column : column + width]
+    sides = np.array(images.shape[1:3])
+    offset = random.integers(0, 2 * pixels + 1, (len(images), 2)) - pixels
+    start, size, goal = offset.clip(0, sides), (sides - abs(offset)).clip(0), (-offset).clip(0, sides)
+    shifted = np.zeros(images.shape, images.dtype)
+    for i, (row, column, height, width, top, left) in enumerate(np.hstack([start, size, goal]).tolist()):
+        shifted[i, top : top + height, left : left + width] = images[i, row : row + height, column : column + width]
     return shifted
 
 

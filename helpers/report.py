@@ -106,7 +106,7 @@ def page(content: "nbformat.NotebookNode", title: str, *, story: bool = False) -
     checked = html.escape(stamp.sentence(content))
     footer = f"\n<footer><p>{checked}</p></footer>" if checked else ""
     contents = f'<details class="contents"><summary>Contents</summary>\n<ol>\n{entries}</ol></details>\n'
-    return _document(
+    return document(
         title,
         f"{_navigation(None, None)}\n<main>\n{contents if entries else ''}{soup}\n</main>{footer}",
         _highlight_style(),
@@ -119,7 +119,7 @@ def index(went: list[Outcome]) -> str:
     rows = "".join(_row(outcome) for outcome in went)
     tables = "".join(_claims(outcome.stem, outcome.title) for outcome in went if outcome.status != SKIPPED)
     sections = [section for outcome in went if _page_of(outcome.stem).exists() for section in _sections(outcome.stem)]
-    return _document(
+    return document(
         "Workbook",
         f'<main>\n<h1>Workbook</h1>\n{_search(sections) if sections else ""}<ul class="cards">\n{cards}</ul>\n'
         '<h2>How it went</h2>\n<table><thead><tr><th>notebook</th><th>went</th><th class="figure">time</th>'
@@ -305,7 +305,8 @@ def _exporter() -> "nbconvert.HTMLExporter":  # noqa: F821
     )
 
 
-def _document(title: str, body: str, style: str = "", script: str = "") -> str:
+def document(title: str, body: str, style: str = "", script: str = "") -> str:
+    """Returns a whole HTML page in the workbook's style, light and dark, that fetches nothing."""
     policy = _POLICY
     if script:
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

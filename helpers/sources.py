@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ __all__ = [
     "Collection", "Source", "SourceError", "UnreadablePicture", "collect", "decode", "glance", "open_source", "survey",
 ]  # fmt: skip
 
-_CHUNK_BYTES, _CHUNK_PICTURES = 32 * 2**20, 512  # what is decoded at a time
+_CHUNK_BYTES, _CHUNK_PICTURES = 16 * 2**20, 256  # what is read at a time, while as much is decoded
 _WORTH_A_THREAD = 10_000  # bytes of an encoded picture; smaller ones are decoded before a thread has them
 TWO_CLASSES = "learning needs at least two classes, each a folder of pictures, or a label of its own"
 _KINDS = "a folder, a .zip or .tar archive, an http(s) address of one, a .csv file, or a SQLAlchemy database URL"
@@ -200,16 +200,13 @@ def collect(
     rows, findings = [], []
     folder = artifacts.working()
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for chunk in _chunks(opened.records()):
-            size_of_all = sum(memoryview(record.picture).nbytes for record in chunk)
-            run = pool.map if size_of_all > _WORTH_A_THREAD * len(chunk) else map
-            for record, result in zip(chunk, run(work, chunk), strict=True):
-                if isinstance(result, str):
-                    findings.append(Finding(record.name, "unreadable", "drop", result))
-                else:
-                    file.write(result.pixels)
-                    rows.append((record.name, record.label or "", record.split or "", *result[1:]))
+    with tempfile.TemporaryFile(dir=folder) as file, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for record, result in _brought(opened.records(), work, pool):
+            if isinstance(result, str):
+                findings.append(Finding(record.name, "unreadable", "drop", result))
+            else:
+                file.write(result.pixels)
+                rows.append((record.name, record.label or "", record.split or "", *result[1:]))
         findings = [*opened.findings, *findings]
         if not rows:
             raise _no_picture(opened, findings)
@@ -257,7 +254,7 @@ def survey(source: Source, *, largest: int = 128, limits: Limits = DEFAULT_LIMIT
 
 
 class _Brought(NamedTuple):
-    pixels: bytes
+    pixels: np.ndarray
     height: int
     width: int
     mode: str
@@ -270,17 +267,29 @@ def _bring(record: Record, *, size: tuple[int, int], channels: int, max_pixels: 
         mode = "L" if picture.ndim == 2 else "RGB"
         height, width = picture.shape[:2]
         if (height, width) == size and channels == (1 if mode == "L" else 3):
-            return _Brought(picture.tobytes(), height, width, mode)
+            return _Brought(np.ascontiguousarray(picture), height, width, mode)
         image = pictures.Image.fromarray(picture)
-        return _Brought(pictures.fit(image, size, channels).tobytes(), height, width, mode)
+        return _Brought(pictures.fit(image, size, channels), height, width, mode)
     try:
         image = pictures.header(picture, max_pixels=max_pixels)
         mode, (height, width) = image.mode, pictures.upright_size(image)
-        return _Brought(
-            pictures.fit(pictures.upright(image, at_least=size), size, channels).tobytes(), height, width, mode
-        )
+        return _Brought(pictures.fit(pictures.upright(image, at_least=size), size, channels), height, width, mode)
     except UnreadablePicture as error:
         return str(error)
+
+
+def _brought(
+    records: Iterator[Record], work: Callable[[Record], _Brought | str], pool: ThreadPoolExecutor
+) -> Iterator[tuple[Record, _Brought | str]]:
+    """Yields each record with what `work` makes of it, in order; the next chunk is read while one is decoded."""
+    before = ()
+    for chunk in _chunks(records):
+        size_of_all = sum(memoryview(record.picture).nbytes for record in chunk)
+        run = pool.map if size_of_all > _WORTH_A_THREAD * len(chunk) else map
+        begun = zip(chunk, run(work, chunk), strict=True)
+        yield from before
+        before = begun
+    yield from before
 
 
 def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:

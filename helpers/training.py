@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 
-from helpers import artifacts, devices, preprocessing
+from helpers import artifacts, devices, fusion, preprocessing
 
 _VERSIONED = ("keras", "tensorflow", "jax", "torch", "numpy")
 
@@ -34,7 +34,7 @@ class Progress(keras.callbacks.Callback):
 
     In JupyterLab that is a chart with the time left and a button that ends the training, which then keeps its best
     weights. Elsewhere it is a line an epoch on stderr, because times differ from run to run and the committed output
-    of a notebook must not.
+    of a notebook must not; of epochs that are quicker than half a second not each has one.
 
     Attributes:
         rows: The rows so far, as dicts; the columns of `fit`.
@@ -71,7 +71,8 @@ class Progress(keras.callbacks.Callback):
             self.model.stop_training = True
         if self._dashboard is not None:
             self._draw(row)
-        elif self.verbose:
+        elif self.verbose and (epoch + 1 == self.params.get("epochs") or time.perf_counter() > self._told + 0.5):
+            self._told = time.perf_counter()
             total = f"/{self.params['epochs']}" if self.params.get("epochs") else ""
             print(f"{self.name or self.model.name}: epoch {epoch + 1}{total}, {row['seconds']:.1f} s, {_metrics(row)}",
                   file=sys.stderr, flush=True)  # fmt: skip
@@ -159,6 +160,39 @@ def steps(pictures: int, *, batch_size: int, epochs: int) -> int:
     return math.ceil(pictures / batch_size) * epochs
 
 
+def passes(pictures: int, epochs: int, *, batch_size: int, at_least: int) -> int:
+    """Returns for how many epochs to train: those asked for, or more where the set is too small to learn in them.
+
+    Args:
+        pictures: Training pictures.
+        epochs: What is enough for a large set.
+        batch_size: Pictures in a batch.
+        at_least: Batches, each a step of the weights, that the training has to have.
+
+    >>> passes(54_000, 8, batch_size=128, at_least=100), passes(270, 8, batch_size=128, at_least=100)
+    (8, 34)
+    """
+    return max(epochs, math.ceil(at_least / steps(pictures, batch_size=batch_size, epochs=1)))
+
+
+def class_weights(labels: np.ndarray, classes: int) -> dict[int, float]:
+    """Returns what a picture of each class counts in the loss, so that all classes count alike.
+
+    Args:
+        labels: int of shape (n,).
+        classes: How many classes there are; one without pictures gets 1.
+
+    Returns:
+        Weights in inverse proportion to the classes' sizes; their mean over the pictures is 1.
+
+    >>> class_weights(np.array([0, 0, 0, 1]), 2)
+    {0: 0.6666666666666666, 1: 2.0}
+    """
+    counts = np.bincount(labels, minlength=classes)
+    weights = np.where(counts, len(labels) / ((counts > 0).sum() * np.maximum(counts, 1)), 1.0)
+    return dict(enumerate(weights.tolist()))
+
+
 def fit(
     model: keras.Model,
     train: tuple[np.ndarray, np.ndarray],
@@ -167,6 +201,7 @@ def fit(
     epochs: int,
     batch_size: int = 128,
     augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | keras.Layer | None = None,
+    class_weight: dict[int, float] | None = None,
     seed: int = 0,
     callbacks: Iterable[keras.callbacks.Callback] = (),
     verbose: bool = True,
@@ -183,6 +218,7 @@ def fit(
         epochs: Passes over the training pictures.
         batch_size: Pictures in a batch, over all replicas together.
         augment: What makes another version of a batch, such as `preprocessing.Jitter`.
+        class_weight: What a picture of each class counts in the training loss, such as `class_weights` gives.
         seed: Seed of order and augmentation; dropout and initial weights follow
             `keras.utils.set_random_seed`.
         callbacks: More callbacks, such as `keras.callbacks.EarlyStopping`.
@@ -210,8 +246,9 @@ def fit(
         total, size = _even(len(validation[0]), count, 500)
         judge = _feed(preprocessing.batches(*validation, indices=np.arange(total), batch_size=size))
     turn = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.start(epoch))
-    model.fit(_feed(batches), validation_data=judge, epochs=epochs, shuffle=False,
-              callbacks=[turn, progress, *callbacks], verbose=0)  # fmt: skip
+    with fusion.fused(model):
+        model.fit(_feed(batches), validation_data=judge, epochs=epochs, shuffle=False, class_weight=class_weight,
+                  callbacks=[turn, progress, *callbacks], verbose=0)  # fmt: skip
     history = pd.DataFrame(progress.rows)
     if not np.isfinite(history["loss"].iloc[-1]):
         raise Diverged(
@@ -510,11 +547,15 @@ def _feed(batches: preprocessing.Batches) -> object:
         return batches
     import tensorflow as tf
 
-    form = tuple(tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in batches[0])
-    data = tf.data.Dataset.from_generator(lambda: (batches[i] for i in range(len(batches))), output_signature=form)
+    example = batches[0]
+
+    def read(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        parts = tf.numpy_function(lambda i: batches[int(i)], [number], [part.dtype for part in example])
+        return tuple(tf.ensure_shape(part, (None, *like.shape[1:])) for part, like in zip(parts, example, strict=True))
+
     options = tf.data.Options()
     options.autotune.enabled = False
-    return data.apply(tf.data.experimental.assert_cardinality(len(batches))).prefetch(4).with_options(options)
+    return tf.data.Dataset.range(len(batches)).map(read).prefetch(4).with_options(options)
 
 
 def _check_replicas(model: keras.Model, count: int, batch: int) -> None:

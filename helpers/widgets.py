@@ -1,13 +1,20 @@
 """Controls beside a picture: live in JupyterLab, a static picture where widgets do not run."""
 
 import html
+import io
 import os
 from collections.abc import Callable
+from typing import NamedTuple
 
+import ipycanvas
 import ipywidgets
+import numpy as np
 from IPython.display import display
+from PIL import Image, ImageDraw
 
 from helpers import plotting
+
+_SIDE = 280  # of a canvas, the longer one, in pixels
 
 
 def explore(draw: Callable, *, alt: str, **controls: ipywidgets.ValueWidget) -> None:
@@ -17,9 +24,10 @@ def explore(draw: Callable, *, alt: str, **controls: ipywidgets.ValueWidget) -> 
     notebook without a kernel shows the figure as it is for the controls' first values.
 
     Args:
-        draw: Takes the controls' values by name; returns a figure or Axes.
+        draw: Takes the controls' values by name; returns a figure or Axes. What it raises is shown as a sentence.
         alt: What the figure shows, for those who cannot see it.
-        controls: Widgets with a value, such as `ipywidgets.FloatSlider(0.9, min=0.0, max=0.99)`.
+        controls: Widgets with a value, such as `ipywidgets.FloatSlider(0.9, min=0.0, max=0.99)`. An uploaded file
+            counts until another control is moved.
 
     Raises:
         ValueError: If there is no control, or `alt` is empty.
@@ -30,11 +38,23 @@ def explore(draw: Callable, *, alt: str, **controls: ipywidgets.ValueWidget) -> 
     def picture() -> bytes:
         return plotting.png(draw(**{name: control.value for name, control in controls.items()}))
 
+    def look(change: dict) -> None:
+        for control in controls.values():
+            if isinstance(control, ipywidgets.FileUpload) and control.value and control is not change["owner"]:
+                control.value = ()  # which draws; else the file would hide what is chosen now
+                return
+        try:
+            shown.value, said.value = picture(), ""
+        except Exception as error:  # it would end in a log that nobody sees, below a picture of other values
+            said.value = html.escape(str(error) or type(error).__name__)
+        said.layout.display, shown.layout.display = (None, "none") if said.value else ("none", None)
+
+    said = ipywidgets.HTML(layout={"display": "none"})
     shown = ipywidgets.Image(value=picture(), format="png")
     for name, control in controls.items():
         control.description = control.description or name.replace("_", " ")
-        control.observe(lambda change: setattr(shown, "value", picture()), "value")
-    _publish([*controls.values()], shown, alt)
+        control.observe(look, "value")
+    _publish([*controls.values(), said, shown], shown, alt)
 
 
 def judge(
@@ -85,12 +105,138 @@ def judge(
     kind.observe(turn, "value")
     number.observe(show, "value")
     verdict.observe(decide, "value")
-    _publish([kind, number, verdict, said], shown, alt)
+    _publish([kind, number, verdict, said, shown], shown, alt)
 
 
-def _publish(controls: list[ipywidgets.Widget], shown: ipywidgets.Image, alt: str) -> None:
+def sketch(answer: Callable, *, like: np.ndarray, example: list[list[tuple[float, float]]], alt: str) -> None:
+    """Publishes a canvas to draw on, and beside it the figure that answers the drawing after each stroke.
+
+    Args:
+        answer: Takes the drawing as the bytes of a PNG file, as an upload is; returns a figure or Axes. What it raises
+            is shown as a sentence.
+        like: Pictures that the model knows, uint8, shape (n, height, width, 1 or 3). The canvas has their proportions
+            and, to begin with, the colour of their upper edge.
+        example: The strokes that are there at first, each a list of points (x, y), both from 0 to 1.
+        alt: What the figure of the example shows, for those who cannot see it.
+
+    Raises:
+        ValueError: If nothing is to be seen of the example, or `alt` is empty.
+    """
+    drawing = _Drawing(answer, like)
+    for points in example:
+        drawing.begin([(x * drawing.canvas.width, y * drawing.canvas.height) for x, y in points])
+    drawing.shown.value = drawing.ask()
+    _publish(drawing.parts, drawing.shown, alt)
+
+
+class _Stroke(NamedTuple):
+    points: list[tuple[float, float]]
+    width: int
+    colour: str
+
+
+class _Drawing:
+    """Strokes, on a canvas for the reader and in a picture for the model: only points come from the page."""
+
+    def __init__(self, answer: Callable, like: np.ndarray) -> None:
+        height, width = (round(_SIDE * side / max(like.shape[1:3])) for side in like.shape[1:3])
+        edge = np.broadcast_to(np.median(like[:, 0], axis=(0, 1)), 3).astype(int)
+        self.strokes, self._pressed, self._answer = [], False, answer
+        layout = {"align_self": "flex-start", "border": f"1px solid {plotting.BASELINE}"}
+        self.canvas = ipycanvas.Canvas(width=width, height=height, layout=layout)
+        self._other = ipycanvas.Canvas(width=1, height=1)
+        self._thickness = ipywidgets.IntSlider(_SIDE // 8, min=1, max=_SIDE // 3, description="thickness")
+        self._brush = ipywidgets.ColorPicker(value="#000000" if edge.mean() > 127 else "#ffffff", description="brush")
+        self._ground = ipywidgets.ColorPicker(value="#{:02x}{:02x}{:02x}".format(*edge), description="ground")
+        self._clear = ipywidgets.Button(description="Clear", tooltip="Takes all strokes away")
+        self._said, self.shown = ipywidgets.Label(), ipywidgets.Image(format="png")
+        below = ipywidgets.HBox([self._clear, self._said])
+        side_by_side = ipywidgets.HBox([self.canvas, self.shown], layout={"flex_flow": "row wrap"})  # if there is room
+        self.parts = [self._thickness, self._brush, self._ground, side_by_side, below]
+        self._listen()
+
+    def _listen(self) -> None:
+        self.canvas.on_mouse_down(lambda x, y: self._press((x, y)))
+        self.canvas.on_mouse_move(lambda x, y: self._move((x, y)))
+        self.canvas.on_mouse_up(lambda x, y: self._release())
+        self.canvas.on_mouse_out(lambda x, y: self._release())
+        self.canvas.on_touch_start(lambda touches: self._press(touches[0]))
+        self.canvas.on_touch_move(lambda touches: self._move(touches[0]))
+        self.canvas.on_touch_end(lambda touches: self._release())
+        self.canvas.on_touch_cancel(lambda touches: self._release())
+        self.canvas.on_key_down(self._key)
+        self.canvas.on_client_ready(self._paint)
+        self._ground.observe(lambda change: (self._paint(), self.look()), "value")
+        self._clear.on_click(self._wipe)
+
+    def begin(self, points: list[tuple[float, float]]) -> None:
+        """Adds a stroke of the brush as it is now."""
+        self.strokes.append(_Stroke(points, self._thickness.value, self._brush.value))
+
+    def look(self) -> None:
+        """Shows the answer to the drawing, or says why there is none."""
+        try:
+            self.shown.value, self._said.value = self.ask(), ""
+        except Exception as error:  # it would end in a log that nobody sees, beside the answer to another drawing
+            self._said.value = str(error) or type(error).__name__
+        self.shown.layout.display = "none" if self._said.value else None
+
+    def ask(self) -> bytes:
+        """Returns the figure that answers the drawing, as a PNG."""
+        picture, file = self._picture(), io.BytesIO()
+        if picture.getcolors(1) is not None:
+            raise ValueError("There is nothing to be seen: draw something.")
+        picture.save(file, "PNG")
+        return plotting.png(self._answer(file.getvalue()))
+
+    def _picture(self) -> Image.Image:
+        picture = Image.new("RGB", (self.canvas.width, self.canvas.height), self._ground.value)
+        pen = ImageDraw.Draw(picture)
+        for points, width, colour in self.strokes:
+            pen.line(points, colour, width)
+            for x, y in points:  # round ends, and round joints
+                pen.circle((x, y), width / 2, colour)
+        return picture
+
+    def _paint(self) -> None:
+        self._other.clear()  # a page loaded anew does not know which canvas is meant before it changes (ipycanvas #322)
+        self.canvas.put_image_data(np.asarray(self._picture().convert("RGBA")))  # as a PNG; RGB would travel as a JPEG
+
+    def _press(self, point: tuple[float, float]) -> None:
+        self.begin([point])
+        self._pressed = True
+        _, width, colour = self.strokes[-1]
+        self.canvas.fill_style = self.canvas.stroke_style = colour
+        self.canvas.line_width, self.canvas.line_cap = width, "round"
+        self.canvas.fill_circle(*point, width / 2)
+
+    def _move(self, point: tuple[float, float]) -> None:
+        if self._pressed:
+            self.canvas.stroke_line(*self.strokes[-1].points[-1], *point)
+            self.strokes[-1].points.append(point)
+
+    def _release(self) -> None:
+        if self._pressed:
+            self._pressed = False
+            self.canvas.blur()  # gives JupyterLab its keys back
+            self.look()
+
+    def _wipe(self, _: object) -> None:
+        self.strokes, self._pressed = [], False
+        self._paint()
+        self.look()
+
+    def _key(self, key: str, shift: bool, *_: bool) -> None:
+        """Lets Tab leave the canvas, which would keep it to itself."""
+        if key == "Tab" and shift:
+            self.canvas.blur()
+        elif key == "Tab":
+            self._clear.focus()
+
+
+def _publish(parts: list[ipywidgets.Widget], shown: ipywidgets.Image, alt: str) -> None:
     shown.layout.align_self, shown.layout.max_width = "flex-start", "100%"  # as large as it is drawn, and not blurred
-    box = ipywidgets.VBox([*controls, shown])
+    box = ipywidgets.VBox(parts)
     bundle, metadata = plotting.described(bytes(shown.value), alt)
     view = {"version_major": 2, "version_minor": 0, "model_id": box.model_id}
     display({"application/vnd.jupyter.widget-view+json": view, **bundle}, metadata=metadata, raw=True)

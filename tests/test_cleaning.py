@@ -156,6 +156,16 @@ def test_phash_of_colour_and_large_pictures_is_that_of_imagehash():
     assert cleaning.phash(images).tolist() == expected
 
 
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1), (8, 8, 3), (32, 32, 1), (33, 33, 3), (64, 64, 1), (97, 97, 3), (500, 33, 1)]
+)
+def test_pictures_are_resized_for_their_hash_as_pillow_does_it(shape):
+    images = np.concatenate([noise(3, shape=shape), (noise(3, shape=shape) > 127) * np.uint8(255)])
+    greys = [Image.fromarray(image[..., 0] if shape[2] == 1 else image).convert("L") for image in images]
+    expected = [np.asarray(grey.resize((32, 32), Image.Resampling.LANCZOS)) for grey in greys]
+    np.testing.assert_array_equal(cleaning._small(images), expected)
+
+
 @settings(max_examples=60)
 @given(arrays.arrays(np.uint64, st.integers(0, 40), elements=st.integers(0, 2**64 - 1)), st.integers(0, 8), st.data())
 def test_candidates_are_all_pairs_within_the_distance(hashes, distance, data):
@@ -167,6 +177,32 @@ def test_candidates_are_all_pairs_within_the_distance(hashes, distance, data):
         if int(hashes[i] ^ hashes[j]).bit_count() <= distance
     ]  # fmt: skip
     assert cleaning.candidate_pairs(hashes, distance=distance).tolist() == expected
+
+
+@pytest.mark.parametrize("count", [2000, 40_000])  # the more there are, the more bands are compared at a time
+def test_candidates_among_many_hashes_are_all_pairs_within_the_distance_each_once(count):
+    random = np.random.default_rng(count)
+    hashes = random.integers(0, 2**64, count, dtype=np.uint64)
+    rows = random.permutation(count)[:1000].reshape(2, 500)
+    changed = [random.permutation(64)[: number % 7] for number in range(500)]  # of 0 to 6 bits
+    flips = np.array([sum(1 << int(bit) for bit in bits) for bits in changed], np.uint64)
+    hashes[rows[1]] = hashes[rows[0]] ^ flips
+    is_near = np.array([len(bits) <= 4 for bits in changed])
+    expected = np.sort(rows[:, is_near].T, axis=1)
+    found = cleaning.candidate_pairs(hashes, distance=4)
+    assert found.tolist() == sorted(expected.tolist())
+
+
+def test_pairs_that_correlate_are_never_ruled_out():
+    random = np.random.default_rng(0)
+    mixed = np.tensordot(random.normal(size=(150, 3)), random.normal(size=(3, 28, 28, 1)), axes=1)  # of three patterns
+    images = np.clip(128 + 20 * mixed, 0, 255).round().astype(np.uint8)
+    pairs = np.argwhere(np.triu(np.ones((150, 150), bool), 1))
+    correlation = cleaning.correlations(images, pairs)
+    for near in (0.9, 0.99):
+        may = cleaning._may_correlate(images, pairs, near)
+        assert may[correlation >= near].all()
+        assert not may[correlation < near - 0.05].any()
 
 
 def test_the_work_stays_proportional_to_the_pictures_when_all_hashes_are_alike():

@@ -35,6 +35,20 @@ def test_recall_by_class_by_hand_and_of_a_class_without_pictures():
     assert table.loc[3, ["low", "high"]].tolist() == [0, 1]
 
 
+def test_in_words_names_the_hardest_class_that_has_pictures_and_what_it_is_taken_for():
+    said = evaluation.in_words(LABELS, PREDICTED, ["b", "c", "d", "none"]).splitlines()
+    assert said[0].startswith("4 of 6 pictures are answered rightly: 0.667, with 95% confidence 0.3")
+    assert said[1] == "Hardest is c: 1 of 2 are found, and it is most often taken for d."
+    assert "few to judge by" in said[2]
+
+
+def test_in_words_finds_no_hardest_class_where_all_is_right():
+    many = np.tile(LABELS, 1000)
+    assert evaluation.in_words(many, many, ["a", "b", "c"]).splitlines() == [
+        "6,000 of 6,000 pictures are answered rightly: 1.000, with 95% confidence 0.999 to 1.000."
+    ]
+
+
 def test_wilson_interval_of_a_textbook_example():
     # 8 of 10 at z = 1.96: (0.8 + 0.19208 ∓ 1.96 sqrt(0.016 + 0.009604)) / 1.38416
     assert np.round(evaluation.wilson_interval(8, 10), 4).tolist() == [0.4902, 0.9433]

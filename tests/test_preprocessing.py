@@ -88,7 +88,14 @@ def test_jitter_flips_half_and_keeps_the_rest(images):
     assert 10 <= sum(mirrored) <= 30
 
 
-@given(st.integers(1, 4), st.integers(0, 99))
+def test_jitter_mirrors_whole_pixels_however_the_picture_lies_in_memory():
+    colours = np.random.default_rng(0).integers(0, 256, (9, 4, 5, 3), dtype=np.uint8)
+    for images in (colours, np.asfortranarray(colours), colours.astype(np.float32), colours[:, ::-1]):
+        for new, old in zip(preprocessing.Jitter(flip=True)(images, np.random.default_rng(1)), images, strict=True):
+            assert np.array_equal(new, old) or np.array_equal(new, old[:, ::-1])
+
+
+@given(st.integers(1, 10), st.integers(0, 99))
 def test_jitter_shifts_by_whole_pixels_and_black_comes_in(pixels, seed):
     images = np.random.default_rng(seed).integers(1, 256, (6, 9, 7, 3), dtype=np.uint8)
     for new, old in zip(preprocessing.Jitter(shift=pixels)(images, np.random.default_rng(seed)), images, strict=True):

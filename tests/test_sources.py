@@ -447,7 +447,7 @@ def test_pictures_are_decoded_in_chunks_of_bounded_size():
     encoded = [records.Record(str(number), bytes(2**20)) for number in range(100)]
     decoded = [records.Record(str(number), np.zeros((1024, 1024), np.uint8)) for number in range(100)]
     for each in (encoded, decoded):
-        assert [len(chunk) for chunk in sources._chunks(iter(each))] == [33, 33, 33, 1]
+        assert [len(chunk) for chunk in sources._chunks(iter(each))] == [17, 17, 17, 17, 17, 15]
 
 
 def test_a_notebook_collects_within_its_own_folder(tree):

@@ -202,6 +202,13 @@ def with_figures_that_show_something_and_say_what(content, path: Path) -> Iterat
             yield f"a picture of cell {cell.id!r} is blank"
 
 
+def with_a_picture_beside_its_controls(content, path: Path) -> Iterator[str]:
+    drawn = [cell.id for cell, *_ in pictures(content)]
+    for cell in code_cells(content):
+        if re.search(r"\bwidgets\.\w+\(", cell.source) and cell.id not in drawn:
+            yield f"cell {cell.id!r} has controls, and no picture for a page without a kernel"
+
+
 def as_refresh_writes_it(content, path: Path) -> Iterator[str]:
     allowed = {"kernelspec", "language_info", stamp.KEY}
     if extra := set(content.metadata) - allowed:
@@ -238,6 +245,7 @@ CHECKS = [
     with_known_tags_and_readable_ids,
     with_claims_told_apart,
     with_figures_that_show_something_and_say_what,
+    with_a_picture_beside_its_controls,
     as_refresh_writes_it,
     as_its_code_and_data_are_now,
 ]
@@ -412,6 +420,11 @@ BAD = [
         with_figures_that_show_something_and_say_what,
         lambda c: c.cells[4].outputs[0].metadata.clear(),
         "has no alt text",
+    ),
+    (
+        with_a_picture_beside_its_controls,
+        lambda c: (c.cells[4].update(source="widgets.explore(draw, x=slider)"), c.cells[4].outputs.clear()),
+        "cell 'figure' has controls, and no picture",
     ),
     (as_its_code_and_data_are_now, lambda c: c.metadata.pop(stamp.KEY), "has no stamp"),
     (as_its_code_and_data_are_now, source(4, "plot(2)"), "source changed after the outputs were made"),

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import log_softmax
 
 from helpers import models, preprocessing, training
 
@@ -52,6 +53,13 @@ def test_progress_is_one_line_an_epoch_on_stderr_alone(capsys):
     assert len(lines) == 2
     assert lines[0].startswith("mlp: epoch 1/2, ")
     assert "val_accuracy" in lines[0]
+
+
+def test_quick_epochs_do_not_flood_stderr_and_the_last_is_told(capsys):
+    training.fit(_compiled(), _data(), epochs=60)
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) < 30
+    assert lines[-1].startswith("mlp: epoch 60/60, ")
 
 
 def test_same_seed_trains_the_same_model():
@@ -113,6 +121,38 @@ def test_early_stopping_ends_the_history():
     # A rate of 1e-12 changes nothing, so the second epoch is no better than the first.
     history = training.fit(_compiled(1e-12), _data(), _data(), epochs=9, callbacks=[stop], verbose=False)
     assert len(history) == 2
+
+
+@pytest.mark.parametrize("hot", [False, True])
+def test_class_weights_are_in_the_training_loss_and_not_in_validation(hot):
+    images, labels = _data()
+    targets = np.eye(3, dtype=np.float32)[labels] if hot else labels
+    model = _compiled(0.0)
+    if hot:
+        loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.0), loss)
+    surprise = -log_softmax(training.logits(model, images), axis=1)[np.arange(60), labels]
+    weights = {0: 1.0, 1: 5.0, 2: 0.0}
+    history = training.fit(model, (images, targets), (images, targets), epochs=1, batch_size=60, verbose=False,
+                           class_weight=weights)  # fmt: skip
+    np.testing.assert_allclose(history["loss"], np.mean(surprise * [weights[one] for one in labels]), rtol=1e-5)
+    np.testing.assert_allclose(history["val_loss"], surprise.mean(), rtol=1e-5)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1))
+def test_with_class_weights_all_classes_that_are_there_weigh_the_same(labels):
+    weights = training.class_weights(np.array(labels), 6)
+    heavy = [weights[one] * labels.count(one) for one in set(labels)]
+    np.testing.assert_allclose(heavy, len(labels) / len(heavy))
+    assert list(weights) == list(range(6))  # Keras asks for every class
+    assert weights[5] == 1.0
+
+
+def test_a_small_set_is_passed_until_the_weights_have_had_their_steps():
+    assert training.passes(12, 8, batch_size=128, at_least=100) == 100
+    assert training.passes(1000, 8, batch_size=100, at_least=100) == 10
+    assert training.passes(1001, 8, batch_size=100, at_least=100) == 10  # 110 batches: nine epochs have 99
+    assert training.passes(54_000, 1, batch_size=128, at_least=100) == 1
 
 
 def test_divergence_is_one_sentence():

@@ -1,5 +1,6 @@
 """Facts about controls under a picture: what is published, and what a moved control does."""
 
+import datetime
 import io
 
 import ipywidgets
@@ -9,7 +10,7 @@ import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from helpers import plotting, widgets
+from helpers import classifier, plotting, widgets
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -39,7 +40,7 @@ def test_one_output_holds_the_controls_and_their_static_picture(published):
     assert options["metadata"]["image/png"]["alt"] == "One bar"
     assert bundle["image/png"] == plotting.png(draw(3, "a"))
     box = ipywidgets.widgets.widget._instances[bundle[VIEW]["model_id"]]
-    assert [control.description for control in box.children[:-1]] == ["height", "name"]
+    assert [control.description for control in box.children[:-2]] == ["height", "name"]
     assert plt.get_fignums() == []
 
 
@@ -51,6 +52,29 @@ def test_a_moved_control_draws_the_picture_anew(published):
     height.value = 9
     np.testing.assert_array_equal(pixels(shown.value), pixels(plotting.png(draw(9, "a"))))
     assert (pixels(shown.value) != pixels(bundle["image/png"])).any()
+
+
+def test_what_cannot_be_drawn_is_said_in_place_of_the_picture_until_something_can_be(published):
+    height = ipywidgets.IntSlider(3, min=0, max=10)
+    widgets.explore(lambda height: draw(10 / (height - 9), "a"), alt="One bar", height=height)
+    [(bundle, _)] = published
+    said, shown = ipywidgets.widgets.widget._instances[bundle[VIEW]["model_id"]].children[-2:]
+    for value, sentence, hidden in ((9, "division by zero", (None, "none")), (8, "", ("none", None))):
+        height.value = value
+        assert (said.value, (said.layout.display, shown.layout.display)) == (sentence, hidden)
+
+
+def test_an_uploaded_file_counts_until_another_control_is_moved(published):
+    height, upload = ipywidgets.IntSlider(3, min=0, max=10), ipywidgets.FileUpload()
+    widgets.explore(lambda height, upload: draw(height, "upload" if upload else "a"), alt="One bar", height=height,
+                    upload=upload)  # fmt: skip
+    [(bundle, _)] = published
+    shown = ipywidgets.widgets.widget._instances[bundle[VIEW]["model_id"]].children[-1]
+    moment = datetime.datetime.now(datetime.UTC)
+    upload.value = [{"name": "b", "type": "", "size": 1, "content": memoryview(b"b"), "last_modified": moment}]
+    assert shown.value == plotting.png(draw(3, "upload"))
+    height.value = 4
+    assert shown.value == plotting.png(draw(4, "a"))
 
 
 def test_without_a_control_or_a_description_there_is_nothing_to_explore():
@@ -86,3 +110,123 @@ def test_a_verdict_is_saved_and_stands_when_the_finding_comes_back(published):
     assert (number.value, number.max, verdict.value) == (1, 1, "keep")
     verdict.value = "as found"
     assert saved == [{"b": "drop", "a": "keep"}, {"b": "drop"}]
+
+
+class Sketch:
+    """A published canvas, the files that its answer was asked about, and a hand that draws."""
+
+    def __init__(self, published, like, example):
+        self.asked = []
+        widgets.sketch(self.answer, like=like, example=example, alt="A stroke and what it is")
+        [(self.bundle, self.options)] = published
+        box = ipywidgets.widgets.widget._instances[self.bundle[VIEW]["model_id"]]
+        self.thickness, self.brush, self.ground, row, below = box.children
+        (self.canvas, self.shown), (self.clear, self.said) = row.children, below.children
+
+    def answer(self, file):
+        self.asked.append(file)
+        return draw(len(self.asked), "asked")
+
+    def event(self, name, **content):
+        self.canvas._handle_frontend_event(None, {"event": name, **content}, [])
+
+    def mouse(self, *points):
+        for name, (x, y) in zip(["mouse_down", *["mouse_move"] * (len(points) - 1)], points, strict=True):
+            self.event(name, x=x, y=y)
+        self.event("mouse_up", x=points[-1][0], y=points[-1][1])
+
+    def rgb(self):
+        return np.asarray(Image.open(io.BytesIO(self.asked[-1])))
+
+
+EXAMPLE = [[(0.1, 0.5), (0.9, 0.5)]]
+BLACK = np.zeros((3, 28, 28, 1), np.uint8)
+
+
+def test_a_stroke_reaches_the_model_white_where_it_was_drawn(published, write_onnx, tmp_path):
+    model = classifier.load(write_onnx(tmp_path / "model.onnx", sides=(28, 28, 1)))
+    sketch = Sketch(published, BLACK, EXAMPLE)
+    sketch.thickness.value = 20
+    sketch.mouse((50, 30), (50, 100), (50, 250))
+    picture = model.array(sketch.asked[-1])
+    assert (picture.shape, picture.dtype) == ((28, 28, 1), np.uint8)
+    assert picture[3:25, 4:6].min() > 200  # 20 of 280 pixels are 2 of 28
+    assert picture[5:11, [0, 1, 2, 7, 8, 9]].max() < 10
+    assert picture[14, 4:24].min() > 200  # the example is still there
+    assert picture[[0, 1, 26, 27]].max() < 20
+    assert model.answer(picture[None]).probabilities.shape == (1, 3)
+
+
+def test_the_model_is_asked_at_the_end_of_each_stroke_and_of_nothing_else(published):
+    sketch = Sketch(published, BLACK, EXAMPLE)
+    assert sketch.bundle["image/png"] == plotting.png(draw(1, "asked"))
+    assert sketch.options["metadata"]["image/png"]["alt"] == "A stroke and what it is"
+    sketch.event("mouse_move", x=10, y=10)
+    sketch.event("mouse_up", x=10, y=10)
+    sketch.event("mouse_out", x=10, y=10)
+    assert len(sketch.asked) == 1
+    sketch.event("mouse_down", x=10, y=10)
+    sketch.event("mouse_move", x=90, y=10)
+    assert len(sketch.asked) == 1
+    sketch.event("mouse_out", x=280, y=10)
+    sketch.event("mouse_move", x=150, y=200)
+    assert len(sketch.asked) == 2
+    assert sketch.shown.value == plotting.png(draw(2, "asked"))
+    assert not sketch.rgb()[190:].any()
+
+
+def test_a_finger_draws_as_the_mouse_does(published):
+    sketch = Sketch(published, BLACK, EXAMPLE)
+    sketch.mouse((40, 40), (200, 40))
+    by_mouse = sketch.rgb()
+    sketch.clear.click()
+    assert (by_mouse[40, 40:200] == 255).all()
+    sketch.event("touch_start", touches=[{"x": 40, "y": 40}])
+    sketch.event("touch_move", touches=[{"x": 200, "y": 40}])
+    sketch.event("touch_end", touches=[])
+    np.testing.assert_array_equal(sketch.rgb()[:80], by_mouse[:80])
+    assert not sketch.rgb()[120:].any()
+
+
+def test_of_an_empty_canvas_the_model_is_not_asked(published, caplog):
+    sketch = Sketch(published, BLACK, EXAMPLE)
+    assert (sketch.said.value, sketch.shown.layout.display) == ("", None)
+    sketch.event("mouse_down", x=10, y=10)
+    sketch.clear.click()
+    sketch.event("mouse_move", x=90, y=10)
+    sketch.event("mouse_up", x=90, y=10)
+    assert caplog.text == ""
+    assert (sketch.said.value, sketch.shown.layout.display) == ("There is nothing to be seen: draw something.", "none")
+    sketch.brush.value = sketch.ground.value
+    sketch.mouse((10, 10), (90, 90))
+    assert len(sketch.asked) == 1
+    sketch.ground.value = "#ff0000"
+    assert (len(sketch.asked), sketch.said.value, sketch.shown.layout.display) == (2, "", None)
+    assert sketch.rgb()[[50, 150], [50, 150]].tolist() == [[0, 0, 0], [255, 0, 0]]
+
+
+def test_a_canvas_has_the_proportions_and_the_ground_of_the_models_pictures(published, write_onnx, tmp_path):
+    like = np.full((5, 24, 48, 3), (250, 128, 10), np.uint8)
+    like[0] = 0
+    like[:, 4:] = 99
+    sketch = Sketch(published, like, EXAMPLE)
+    assert (sketch.canvas.width, sketch.canvas.height) == (280, 140)
+    assert (sketch.ground.value, sketch.brush.value) == ("#fa800a", "#000000")
+    assert sketch.rgb().shape == (140, 280, 3)
+    model = classifier.load(write_onnx(tmp_path / "model.onnx", sides=(24, 48, 3)))
+    picture = model.array(sketch.asked[-1])
+    np.testing.assert_allclose(picture[[0, 12], [0, 24]], [[250, 128, 10], [0, 0, 0]], atol=3)
+
+
+def test_what_the_answer_raises_is_said_in_its_place(published):
+    sketch = Sketch(published, BLACK, EXAMPLE)
+    sketch.asked = None
+    sketch.mouse((10, 10), (90, 90))
+    assert (sketch.said.value, sketch.shown.layout.display) == ("'NoneType' object has no attribute 'append'", "none")
+
+
+def test_a_canvas_begins_with_something_to_be_seen():
+    with pytest.raises(ValueError, match="There is nothing to be seen"):
+        widgets.sketch(lambda file: draw(1, "a"), like=BLACK, example=[], alt="Nothing")
+    with pytest.raises(ValueError, match="needs its alternative text"):
+        widgets.sketch(lambda file: draw(1, "a"), like=BLACK, example=EXAMPLE, alt=" ")

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import re
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -33,3 +35,8 @@ def timed(train_one_epoch, epochs: int, pictures: int) -> float:
 
 def report(**figures: float) -> None:
     print(json.dumps({name: float(value) for name, value in figures.items()}))
+
+
+def peak_mb() -> float:
+    """Returns the most memory that this process has had; `ru_maxrss` would begin with that of whoever started it."""
+    return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) * 1024 / 1e6

@@ -1,42 +1,31 @@
-"""The classic CNN in plain PyTorch: channels last, float32, all pictures in memory as tensors."""
+"""A network in plain PyTorch: channels last, all pictures in memory as float32 tensors, float32 or bf16 autocast."""
 
+import _recipe
 import _task
-import numpy as np
+import _twins
 import torch
-from torch import nn
 
-task = _task.arguments()
+task = _recipe.arguments()
 images, labels, test_images, test_labels = _task.arrays(task.data)
 
-
-def tensor(pictures: np.ndarray) -> torch.Tensor:
-    scaled = torch.from_numpy(pictures.astype("float32") / 255).permute(0, 3, 1, 2)
-    return scaled.contiguous(memory_format=torch.channels_last)
-
-
-torch.manual_seed(0)
-model = nn.Sequential(
-    nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2),
-    nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2),
-    nn.Flatten(), nn.Linear(1600, 128), nn.ReLU(), nn.Linear(128, 10),
-).to(memory_format=torch.channels_last)  # fmt: skip
+torch.manual_seed(task.seed)
+model = _twins.build(task.network)
+optimizer = torch.optim.Adam(model.parameters(), _recipe.PEAK[task.network], eps=1e-7)
 steps = -(-len(images) // task.batch) * task.epochs
-optimizer = torch.optim.Adam(model.parameters())
-schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.004, total_steps=steps)
-x, y, criterion = tensor(images), torch.from_numpy(labels), nn.CrossEntropyLoss()
+schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _recipe.share_of_peak(step, steps))
+x, y, criterion = _twins.tensor(images), torch.from_numpy(labels), torch.nn.CrossEntropyLoss()
 
 
 def train_one_epoch():
-    model.train()
     for rows in torch.randperm(len(x)).split(task.batch):
         optimizer.zero_grad()
-        criterion(model(x[rows]), y[rows]).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=task.autocast):
+            loss = criterion(model(x[rows]), y[rows])
+        loss.backward()
         optimizer.step()
         schedule.step()
 
 
 speed = _task.timed(train_one_epoch, task.epochs, len(images))
-model.eval()
-with torch.inference_mode():
-    predictions = torch.cat([model(part).argmax(1) for part in tensor(test_images).split(500)]).numpy()
-_task.report(pictures_per_second=speed, accuracy=np.mean(predictions == test_labels))
+accuracy = _twins.accuracy(model, _twins.tensor(test_images), test_labels)
+_task.report(pictures_per_second=speed, accuracy=accuracy, weights=_twins.weights(model))

@@ -1,0 +1,64 @@
+"""What a machine could do at most: operations of a network, the fastest product of matrices, the fastest copy."""
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+
+def training_flop(model: object) -> int:
+    """Counts the multiplications and additions of one picture, forward and backward, in convolutions and dense layers.
+
+    Backward there are two products as large as the one forward: one for the weights and one for what comes in. The
+    first layer needs only that for the weights, because nothing asks for the slope in the pixels.
+
+    Args:
+        model: A functional Keras model whose layers are called one after the other.
+    """
+    total = 0
+    for layer in model.layers:
+        kind = type(layer).__name__
+        if kind in ("Conv2D", "Dense"):
+            places = math.prod(layer.output.shape[1:3]) if kind == "Conv2D" else 1
+            forward = 2 * places * math.prod(layer.kernel.shape)
+            total += forward * (3 if total else 2)
+    return total
+
+
+def forward_flop(model: object) -> int:
+    """Counts the multiplications and additions of one picture forward, in all convolutions and dense layers."""
+    total = 0
+    for layer in model.layers:
+        kind = type(layer).__name__
+        if kind in ("Conv2D", "Dense"):
+            places = math.prod(layer.output.shape[1:3]) if kind == "Conv2D" else 1
+            total += 2 * places * math.prod(layer.kernel.shape)
+    return total
+
+
+def peak_flops(dtype: str = "float32", *, side: int = 2048) -> float:
+    """Measures the operations a second of a large product of matrices in Keras's backend."""
+    import keras
+
+    random = np.random.default_rng(0)
+    one, other = (keras.ops.cast(random.random((side, side), np.float32), dtype) for _ in range(2))
+    seconds = fastest(lambda: float(keras.ops.matmul(one, other)[0, 0]))
+    return 2 * side**3 / seconds
+
+
+def copy_bandwidth(*, megabytes: int = 256) -> float:
+    """Measures the bytes a second of a copy in memory by one core, those read and those written."""
+    source, target = (np.ones(megabytes * 2**20, np.uint8) for _ in range(2))
+    return 2 * source.nbytes / fastest(lambda: np.copyto(target, source))
+
+
+def fastest(work: Callable[[], object], *, times: int = 7) -> float:
+    """Returns the seconds of the fastest of several runs, after one that warms up."""
+    work()
+    seconds = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds)

@@ -1,0 +1,319 @@
+"""The benchmarks: what a result says, that nothing lost is left out, and that peers with other answers are refused."""
+
+import importlib
+import inspect
+import re
+import subprocess
+import types
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import batch, duplicates, prediction, report, results, serving, workbook
+from helpers import artifacts, cleaning
+
+MACHINE = {"processor": "a <processor>", "cores": 2, "system": "Linux", "versions": {"Python": "3.11.7"}}
+
+
+def result(**changed) -> results.Result:
+    values = {"ours": [2.0, 2.0, 4.0], "fast": [1.0, 2.0, 2.0], "slow": [40.0, 50.0, 60.0]}
+    rows, ratios = results.compare("one picture, p50", "ms", values, less_is_better=True)
+    missed = results.goal("as fast as fast", 0.5, at_least=1, what="one picture, p50", to="fast", why="Python calls it")
+    parts = {
+        "question": "How long?", "held_equal": ["the same pictures"], "repeats": 3, "machine": MACHINE, "rows": rows,
+        "ratios": ratios, "limits": [results.limit("arithmetic", 0.5, "ms", reached=0.25, why="calls")],
+        "goals": [missed], "taken": {"date": "2026-11-27", "seconds": 60, "commit": "abc"},
+    }  # fmt: skip
+    return results.Result(**{**parts, **changed})
+
+
+def marked(root, text="before\n{}\nafter\n"):
+    for name in report.READMES:
+        (root / name).write_text(text.format(f"{report.BEGIN}\nold\n{report.END}"), encoding="utf-8")
+    (root / "benchmarks").mkdir(exist_ok=True)
+
+
+# Results --------------------------------------------------------------------------------------
+
+
+def test_a_ratio_is_above_one_where_ours_is_ahead_and_pairs_the_rounds():
+    fewer_seconds = results.ratio("work", "peer", [1.0, 2.0, 4.0], [2.0, 2.0, 2.0], less_is_better=True)
+    assert (fewer_seconds["median"], fewer_seconds["low"], fewer_seconds["high"]) == (1.0, 0.5, 2.0)
+    more_pictures = results.ratio("work", "peer", [1.0, 2.0, 4.0], [2.0, 2.0, 2.0])
+    assert (more_pictures["median"], more_pictures["low"], more_pictures["high"]) == (1.0, 0.5, 2.0)
+    assert results.ratio("work", "peer", [3.0], [1.0])["median"] == 3
+
+
+def test_comparing_gives_a_row_for_each_peer_and_a_ratio_for_each_other():
+    rows, ratios = results.compare("work", "s", {"a": [1.0], "ours": [2.0], "b": [8.0]}, less_is_better=True)
+    assert [(row["of"], row["median"]) for row in rows] == [("a", 1), ("ours", 2), ("b", 8)]
+    assert [(one["to"], one["median"]) for one in ratios] == [("a", 0.5), ("b", 4)]
+
+
+@pytest.mark.parametrize(
+    ("measured", "bound", "held"),
+    [(1.5, {"at_least": 1.5}, True), (1.49, {"at_least": 1.5}, False), (0.3, {"at_most": 0.3}, True),
+     (0.31, {"at_most": 0.3}, False), (float("nan"), {"at_least": 0}, False)],
+)  # fmt: skip
+def test_a_goal_is_held_up_to_its_bound(measured, bound, held):
+    assert results.goal("fast", measured, why="it is work", **bound)["held"] is held
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"why": " ", "at_least": 1}, "no reason"), ({"why": "work"}, "one bound"),
+     ({"why": "work", "at_least": 1, "at_most": 2}, "one bound")],
+)  # fmt: skip
+def test_a_goal_without_a_reason_or_with_no_or_two_bounds_is_refused(given, said):
+    with pytest.raises(ValueError, match=said):
+        results.goal("fast", 1.0, **given)
+
+
+def test_growth_is_the_exponent():
+    assert results.growth([10, 100, 1000], [5, 50, 500]) == pytest.approx(1)
+    assert results.growth([10, 100], [1, 1000]) == pytest.approx(3)
+
+
+def test_the_machine_names_the_versions_of_what_takes_part():
+    found = results.machine("numpy", "no-such-package")
+    assert found["versions"]["numpy"] == np.__version__
+    assert set(found["versions"]) == {"Python", "numpy"}
+    assert found["cores"] >= 1
+
+
+def test_a_result_is_read_as_it_was_written_and_another_file_is_passed_over():
+    path = results.write("one", result())
+    assert results.read(path) == result()
+    path.write_text('{"question": "of an older form"}')
+    assert results.read(path) is None
+    assert report.measured(["one", "never measured"]) == {}
+
+
+# For eyes -------------------------------------------------------------------------------------
+
+
+def test_lines_say_figures_ratios_limits_and_why_a_goal_is_missed():
+    lines = report.text("one", result()).splitlines()
+    assert "  one picture, p50, ours: 2.00 ms (2.00 to 4.00)" in lines
+    assert "  ours to fast, one picture, p50: 0.500 (0.500 to 1.00) times" in lines
+    assert any("limit: arithmetic, 0.500 ms, 25% of it reached: calls" in line for line in lines)
+    assert "  goal MISSED: as fast as fast: 0.500 times, at least 1.00. Why: Python calls it" in lines
+
+
+def test_the_page_shows_a_missed_goal_with_its_reason_and_needs_nothing_from_elsewhere():
+    page = report.page({"one": result()})
+    assert "✘ missed" in page
+    assert "Python calls it" in page
+    assert "0 of 1 goals held" in page
+    assert "a &lt;processor&gt;" in page
+    assert re.findall(r'(?:src|href)="(?!data:|#)', page) == []
+    [picture] = re.findall(r'<img [^>]*src="data:image/png;base64,[^"]{1000,}" alt="([^"]+)"', page)
+    assert "1 medians at 1 or above, 1 below" in picture
+    assert "prefers-color-scheme: dark" in page
+    assert 'name="viewport"' in page
+
+
+def test_the_table_has_the_closest_peer_or_that_of_the_goal_and_says_what_was_missed():
+    table = report.markdown({"one": result()})
+    assert "| one picture, p50 | 2.00 ms | fast 2.00 ms | 0.500 (0.500 to 1.00) | as fast as fast" in table
+    assert "| **no** |" in table
+    assert "- as fast as fast: missed. Python calls it" in table
+    assert "2 cores of a <processor>, 2026-11-27 at abc (one): Python 3.11.7." in table
+    held = results.goal("faster than slow", 20.0, at_least=1, what="one picture, p50", to="slow", why="work")
+    assert "| slow 50.0 ms | 20.0 (15.0 to 25.0) | faster than slow | yes |" in report.markdown(
+        {"one": result(goals=[held])}
+    )
+    assert "| fast 2.00 ms | 0.500 (0.500 to 1.00) | – | – |" in report.markdown({"one": result(goals=[])})
+
+
+def test_another_way_of_our_own_is_not_the_closest_peer():
+    values = {"ours": [2.0], "ours, alone": [1.0], "peer": [4.0]}
+    rows, ratios = results.compare("work", "s", values, less_is_better=True)
+    assert "| peer 4.00 s | 2.00 " in report.markdown({"one": result(rows=rows, ratios=ratios, goals=[])})
+
+
+def test_the_report_has_all_results_that_there_are():
+    results.write("one", result())
+    results.write("two", result(question="And then?"))
+    page = report.write(["two", "one"])
+    assert page.read_text().index("And then?") < page.read_text().index("How long?")
+    assert {path.name for path in page.parent.glob("report.*")} == {"report.html", "report.json", "report.md"}
+
+
+# Into the READMEs -----------------------------------------------------------------------------
+
+
+def test_publishing_keeps_the_rest_of_the_readmes_and_changes_nothing_the_second_time(project):
+    marked(project)
+    results.write("one", result())
+    report.publish(["one"])
+    first = (project / "README.md").read_text()
+    assert first.startswith(f"before\n{report.BEGIN}\n| what |")
+    assert first.endswith(f"{report.END}\nafter\n")
+    assert "old" not in first
+    assert (project / "README.zh.md").read_text() == first
+    report.publish(["one"])
+    assert (project / "README.md").read_text() == first
+
+
+def test_publishing_keeps_what_was_not_measured_again_and_leaves_raw_figures_out(project):
+    marked(project)
+    results.write("one", result(runs=[1, 2, 3]))
+    report.publish(["one", "two"])
+    (results.folder() / "one.json").unlink()
+    results.write("two", result(question="And then?"))
+    report.publish(["one", "two"])
+    assert list(report.published()) == ["one", "two"]
+    assert report.published()["one"] == result()
+
+
+def test_publishing_without_results_or_without_a_place_writes_nothing(project):
+    marked(project)
+    with pytest.raises(ValueError, match="no results"):
+        report.publish(["one"])
+    results.write("one", result())
+    (project / "README.zh.md").write_text("no marks")
+    with pytest.raises(ValueError, match=r"README\.zh\.md has no place"):
+        report.publish(["one"])
+    assert "old" in (project / "README.md").read_text()
+    assert not (project / "benchmarks" / "results.json").exists()
+
+
+@pytest.mark.parametrize("name", report.READMES)
+def test_the_readme_has_what_publish_makes_of_the_committed_results(name):
+    page, kept = (artifacts.root() / name).read_text(encoding="utf-8"), report.published()
+    if kept:
+        assert report.inserted(page, report.markdown(kept), name) == page
+    else:
+        assert report.BEGIN not in page
+
+
+# The command ----------------------------------------------------------------------------------
+
+
+def test_an_unknown_name_is_answered_with_those_there_are(capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["nothing"])
+    assert ended.value.code == 2
+    assert "no benchmark 'nothing': name one of training, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", command.BENCHMARKS)
+def test_every_benchmark_takes_the_options_and_help_names_its_minutes(name):
+    module, minutes = command.BENCHMARKS[name]
+    measure = importlib.import_module(f"benchmarks.{module}").measure
+    assert inspect.signature(measure).parameters["_"].kind is inspect.Parameter.VAR_KEYWORD
+    assert re.search(rf"\b{name} {minutes}\b", command._parser().format_help())
+
+
+def test_a_benchmark_that_cannot_be_measured_is_a_sentence_and_the_others_go_on(monkeypatch, capsys):
+    def missing(**_):
+        raise FileNotFoundError("model.keras is not there. Notebook 03 makes it.")
+
+    def broken(**_):
+        raise KeyError("a mistake of ours")
+
+    modules = {"a": missing, "b": broken, "c": lambda **_: result()}
+    load = {f"benchmarks.{name}": types.SimpleNamespace(measure=measure) for name, measure in modules.items()}
+    monkeypatch.setattr(command, "BENCHMARKS", {name: (name, 1) for name in modules})
+    monkeypatch.setattr(importlib, "import_module", load.__getitem__)
+    assert command.main([]) == 1
+    said = capsys.readouterr()
+    assert "error: a was not measured: model.keras is not there. Notebook 03 makes it." in said.err
+    assert "Not measured: a, b." in said.err
+    assert "goal MISSED: as fast as fast" in said.out
+    assert results.read(results.folder() / "c.json").taken["date"]
+    assert command.main(["c"]) == 0
+
+
+# What the peers have to agree on --------------------------------------------------------------
+
+
+def test_all_planted_duplicates_are_found_among_pictures_that_are_different(tmp_path):
+    planted = duplicates.plant(2000, tmp_path / "set")
+    images = np.load(tmp_path / "set" / "images.npy")
+    content = cleaning.join(cleaning.exact_groups(images), cleaning.near_pairs(images))
+    assert duplicates.found_shares(content, planted) == {"exact": 1.0, "near": 1.0}
+    assert np.sum(content != np.arange(len(images))) == 4
+    assert len(np.unique(np.concatenate([pairs.ravel() for pairs in planted.values()]))) == 8
+
+
+def test_a_planted_duplicate_that_is_missed_ends_the_run():
+    shares = duplicates.found_shares(np.arange(4), {"exact": np.array([[0, 1]]), "near": np.array([[2, 3]])})
+    with pytest.raises(RuntimeError, match=r"Of the exact duplicates among 4 pictures, 100\.00% were missed"):
+        duplicates.require_all(shares, 4)
+    duplicates.require_all({"exact": 1.0, "near": 1.0}, 4)
+
+
+def test_growth_like_n_log_n_is_held_and_like_n_squared_is_missed():
+    sizes = [10_000, 100_000, 1_000_000]
+    good = duplicates.goals(sizes, [1.0, 12.5, 150.0], [100, 200, 2000])
+    assert [one["held"] for one in good] == [True] * 4
+    bad = duplicates.goals(sizes, [0.1, 10.0, 1000.0], [100, 1000, 9000])
+    assert [one["held"] for one in bad] == [False, True, False, False]
+
+
+def test_predictions_that_differ_beyond_rounding_end_the_run():
+    logits = np.array([[1.0, -2.0], [0.5, 3.0]])
+    assert prediction.differ({"model.predict": logits, "ours": logits + 1e-6})["ours"] < 1e-6
+    for wrong in (logits + 0.1, logits * np.nan):
+        with pytest.raises(RuntimeError, match=r"logits of ours and model\.predict differ"):
+            prediction.differ({"model.predict": logits, "ours": wrong})
+
+
+def test_answers_in_batch_that_differ_end_the_run():
+    answers = np.arange(2000) % 10
+    batch.require_equal({"ours": answers, "bare": np.append(answers[:-1], 3)})
+    with pytest.raises(RuntimeError, match="answers of bare and ours differ"):
+        batch.require_equal({"ours": answers, "bare": (answers + 1) % 10})
+
+
+def test_answers_of_servers_are_rows_and_a_wrong_one_ends_the_run():
+    rows = [{"server": server, "protocol": "V1", "clients": clients, "turn": 0, "requests": 9, "failed": 0, "wrong": 0,
+             "per_second": 300.0 / clients if server == "ours" else 100.0, "p50_ms": 2.5, "p99_ms": 3.0}
+            for clients in (1, 8) for server in ("ours", "KServe")]  # fmt: skip
+    found = serving._result(pd.DataFrame(rows), 0.1, 1, None)
+    assert results.read(results.write("serving", found)).goals[0]["measured"] == pytest.approx(2.4)
+    assert [one["median"] for one in found.ratios] == [3.0, 0.375]
+    assert not found.goals[0]["held"]
+    rows[0]["wrong"] = 1
+    with pytest.raises(RuntimeError, match="answered wrongly"):
+        serving._result(pd.DataFrame(rows), 0.1, 1, None)
+
+
+def test_the_last_release_is_the_newest_commit_with_notebooks_that_changed_the_version(project):
+    def commit(**files):
+        for name, content in files.items():
+            path = project / name.replace("__", "/").replace("_toml", ".toml")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(content)
+        git = ["git", "-C", str(project), "-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run([*git, "init", "-q"], check=True)
+        subprocess.run([*git, "add", "."], check=True)
+        subprocess.run([*git, "commit", "-qm", "change"], check=True)
+        return workbook._git("rev-parse", "--short", "HEAD").strip()
+
+    commit(pyproject_toml='version = "1"\n')
+    assert workbook.last_release() is None
+    released = commit(pyproject_toml='version = "2"\n', notebooks__a="one")
+    commit(pyproject_toml='version = "2"\nother = 1\n', notebooks__a="two")
+    assert workbook.last_release() == released
+    with workbook.checked_out(released) as tree:
+        assert (tree / "notebooks" / "a").read_text() == "one"
+    assert not tree.exists()
+    with pytest.raises(ValueError, match="git rev-parse failed"):
+        workbook._commit("nonsense")
+    with pytest.raises(ValueError, match="has no notebooks"):
+        workbook._commit("HEAD~2")
+
+
+def test_a_change_that_made_a_notebook_slower_is_a_missed_goal():
+    def run(seconds):
+        notebooks = {"01_data": {"seconds": seconds, "peak_mb": 500.0}}
+        return {"seconds": seconds, "cpu_seconds": seconds, "notebooks": notebooks}
+
+    found = workbook._result({"ours": [run(13.0)] * 3, "release abc": [run(10.0)] * 3}, 3, "quick", None)
+    assert [one["held"] for one in found.goals] == [False, False]
+    assert "notebook 01, quick: seconds" in report.markdown({"workbook": found})
