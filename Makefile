@@ -30,7 +30,7 @@ run: setup  ## Execute the notebooks into outputs/ (ARGS="--profile quick" and t
 
 test: setup  ## Run every check: unit, doctest, structure, papermill smoke, nbval.
 	@$(BIN)/python -m ruff check .
-	@$(BIN)/python -m pytest $(or $(ARGS),--cov=helpers --cov-report=term:skip-covered --cov-fail-under=90)
+	@$(BIN)/python -m pytest $(or $(ARGS),--durations=15 --cov=helpers --cov-report=term:skip-covered --cov-fail-under=90)
 
 unit: setup  ## Run the quick checks only (no kernel is started).
 	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
