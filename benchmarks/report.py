@@ -97,7 +97,7 @@ def publish(names: Iterable[str]) -> list[Path]:
         raise ValueError(f"There are no results in {results.folder()}: run `make bench` first.")
     root = artifacts.root()
     together = published() | {name: _short(result) for name, result in fresh.items()}
-    together = {name: together[name] for name in names if name in together}
+    together = {name: together[name] for name in sorted(names) if name in together}  # as JSON keeps them
     table = markdown(together)
     texts = {root / name: inserted((root / name).read_text(encoding="utf-8"), table, name) for name in READMES}
     kept = artifacts.write_json(_kept(), {name: asdict(result) for name, result in together.items()})

@@ -36,7 +36,9 @@ def measure(*, repeats: int, pictures: int, torch_python: str | None = None, **_
             rows += compared[0]
             ratios += compared[1]
             if PYTORCH in runs:
-                ratios.append(results.ratio(what, PYTORCH, speed[FLOAT32], speed[PYTORCH], name=FLOAT32))
+                alike = f"{what}, float32 in both"
+                ratios.append(results.ratio(alike, PYTORCH, speed[FLOAT32], speed[PYTORCH], name=FLOAT32))
+                rows += [results.row(alike, "pictures/s", speed[name], of=name) for name in (FLOAT32, PYTORCH)]
             rows += [results.row(f"{what}: test accuracy", "of 1", [run["accuracy"] for run in found], of=name)
                      for name, found in runs.items()]  # fmt: skip
             limits += _limits(runs, title)
