@@ -16,9 +16,9 @@ _GOALS = {DEFAULTS: 1.5, f"Keras, batch {BATCH}": 1.0, PYTORCH: 1.5, AUTOCAST: 1
 _WHY = {
     DEFAULTS: "a network of so few products is bound by memory as much as by arithmetic, in larger batches, too",
     f"Keras, batch {BATCH}": "both call the same convolutions, and without bfloat16 they take most of the time",
-    PYTORCH: "without bfloat16 in the processor both call the same convolutions",
+    PYTORCH: "in float32 both are level; the lead is bfloat16's, which a processor has to have",
     AUTOCAST: "both call the same convolutions in bfloat16",
-    JAX: "XLA's convolutions on this processor are as fast as oneDNN's",
+    JAX: "XLA would have to compute these convolutions on a processor as quickly as oneDNN",
 }
 
 
