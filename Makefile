@@ -6,6 +6,7 @@ STAMP := $(VENV)/.ready
 # The first Python that TensorFlow has wheels for; override with `make setup PYTHON=/path/to/python`.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+SEVERAL := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -30,10 +31,15 @@ run: setup  ## Execute the notebooks into outputs/ (ARGS="--profile quick" and t
 
 test: setup  ## Run every check: unit, doctest, structure, papermill smoke, nbval.
 	@$(BIN)/python -m ruff check .
-	@$(BIN)/python -m pytest $(or $(ARGS),--durations=15 --cov=helpers --cov-report=term:skip-covered --cov-fail-under=90)
+ifdef ARGS
+	@$(BIN)/python -m pytest $(ARGS)
+else  # what starts no kernel in several processes, then notebooks and browsers, which measure time, by themselves
+	@$(BIN)/python -m pytest -m "not slow" $(SEVERAL) --cov=helpers --cov-report=
+	@$(BIN)/python -m pytest -m slow --durations=15 --cov=helpers --cov-append --cov-report=term:skip-covered --cov-fail-under=90
+endif
 
 unit: setup  ## Run the quick checks only (no kernel is started).
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" $(SEVERAL) $(ARGS)
 
 lint: setup  ## Run ruff over package, tests and notebooks.
 	@$(BIN)/python -m ruff check .

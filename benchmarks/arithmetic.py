@@ -26,17 +26,6 @@ def training_flop(model: object) -> int:
     return total
 
 
-def forward_flop(model: object) -> int:
-    """Counts the multiplications and additions of one picture forward, in all convolutions and dense layers."""
-    total = 0
-    for layer in model.layers:
-        kind = type(layer).__name__
-        if kind in ("Conv2D", "Dense"):
-            places = math.prod(layer.output.shape[1:3]) if kind == "Conv2D" else 1
-            total += 2 * places * math.prod(layer.kernel.shape)
-    return total
-
-
 def peak_flops(dtype: str = "float32", *, side: int = 2048) -> float:
     """Measures the operations a second of a large product of matrices in Keras's backend."""
     import keras

@@ -1,6 +1,7 @@
 """Sets that nobody here made, from a folder to a served model: how each run ends, and how good the model gets."""
 
 import json
+import shutil
 import string
 import subprocess
 import sys
@@ -16,13 +17,14 @@ from PIL import Image, ImageDraw, ImageFont
 from benchmarks import results
 
 _PHOTOGRAPH = (2000, 3000)  # height and width that the photographs are brought to
+_ICONS = Path("/usr/share/icons/oxygen/base/128x128")  # Debian's package oxygen-icon-theme: a folder for each use
 _FIGURES = (("seconds", "the whole run", "s"), ("test_accuracy", "test accuracy", ""),
             ("folds_accuracy", "accuracy in folds", ""),
             ("smallest_file", "smallest file", "bytes"))  # fmt: skip
 
 
 def measure(*, profile: str = "quick", sources: list[str] | None = None, **_: object) -> results.Result:
-    """Runs all notebooks on each set: those given, or digits, characters and photographs that packages bring along.
+    """Runs all notebooks on each set: those given, or digits, characters, photographs and icons that packages bring.
 
     A set that cannot be learnt from ends with a sentence; it is in the row, and nothing is raised.
     """
@@ -91,6 +93,11 @@ def _bundled(folder: Path) -> Iterator[tuple[str, Path]]:
     for name, write in (("a hundred characters", _characters), ("photographs", _photographs)):
         write(folder / name)
         yield name, folder / name
+    if _ICONS.is_dir():
+        for use in _ICONS.iterdir():
+            if len([*use.glob("*.png")]) >= 30:
+                shutil.copytree(use, folder / "icons" / use.name)
+        yield "icons", folder / "icons"
 
 
 def _characters(folder: Path) -> None:

@@ -106,6 +106,49 @@ def better_cnn(
     return keras.Model(inputs, _logits(x, classes), name="better_cnn")
 
 
+def affordable_cnn(
+    input_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    pictures: int,
+    widths: tuple[int, ...] = (32, 16),
+    budget: float = 5e13,
+    **options: int | float,
+) -> keras.Model:
+    """Builds the better CNN with the first of some widths whose training stays within a budget, or with the last.
+
+    The default budget is ten times what eight epochs of Fashion-MNIST cost: some ten minutes on two cores.
+
+    Args:
+        input_shape: Height, width and channels of a picture.
+        classes: Number of classes.
+        pictures: Pictures that training sees, those of all epochs together.
+        widths: Filters of the first stage to choose from, most first.
+        budget: Multiply-adds of the whole training: three times those of all pictures forward.
+        options: `blocks` and `dropout`, as `better_cnn` takes them.
+
+    >>> affordable_cnn((28, 28, 1), 10, pictures=8 * 54_000).layers[2].filters
+    32
+    >>> affordable_cnn((128, 128, 3), 10, pictures=8 * 54_000).layers[2].filters
+    16
+    """
+    for width in widths:
+        model = better_cnn(input_shape, classes, width=width, **options)
+        if 3 * multiply_adds(model) * pictures <= budget:
+            break
+    return model
+
+
+def multiply_adds(model: keras.Model) -> int:
+    """Counts the products of one picture forward, in the convolutions and dense layers of a functional model.
+
+    >>> multiply_adds(softmax_regression((28, 28, 1), 10))
+    7840
+    """
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense)]
+    return sum(math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape) for layer in layers)
+
+
 def mirror_averaged(model: keras.Model) -> keras.Model:
     """Wraps a model so that it looks at each picture and at its mirror image, and averages the logits.
 

@@ -172,7 +172,7 @@ def collect(
     *,
     size: tuple[int, int] | None = None,
     channels: int | None = None,
-    largest: int = 128,
+    largest: int = 64,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Collection:
     """Reads all pictures of a source into one array of one size, a chunk at a time.
@@ -225,7 +225,7 @@ def collect(
     )
 
 
-def survey(source: Source, *, largest: int = 128, limits: Limits = DEFAULT_LIMITS) -> tuple[tuple[int, int], int]:
+def survey(source: Source, *, largest: int = 64, limits: Limits = DEFAULT_LIMITS) -> tuple[tuple[int, int], int]:
     """Finds out size and channels from the pictures' headers; `collect` says by which rule."""
     sizes, modes = Counter(), Counter()
     for record in source.records():

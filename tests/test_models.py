@@ -84,6 +84,21 @@ def test_blocks_add_two_convolutions_each_to_every_stage():
     assert count == [3, 3 + 3 * 2 * 2]
 
 
+def test_multiply_adds_worked_by_hand():
+    convolutions = 26 * 26 * 9 * 32 + 11 * 11 * 9 * 32 * 64
+    dense = 5 * 5 * 64 * 128 + 128 * 10
+    assert models.multiply_adds(models.classic_cnn((28, 28, 1), 10)) == convolutions + dense
+
+
+def test_the_widest_network_that_the_budget_allows_is_built():
+    cost = {width: 3 * 100 * models.multiply_adds(models.better_cnn((16, 16, 3), 4, width=width)) for width in (8, 4)}
+
+    def width(budget):
+        return models.affordable_cnn((16, 16, 3), 4, pictures=100, widths=(8, 4), budget=budget).layers[2].filters
+
+    assert [width(cost[8]), width(cost[8] - 1), width(cost[4]), width(0)] == [8, 4, 4, 4]
+
+
 def test_large_pictures_are_pooled_down_before_the_dense_layer():
     model = models.better_cnn((128, 96, 3), 5)
     assert model.count_params() < 1_000_000

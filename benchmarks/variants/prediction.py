@@ -33,7 +33,7 @@ def make() -> None:
     for suffix in ("keras", "tflite", "onnx"):
         export.write(training.portable(model), options.models / f"model.{suffix}")
     _task.report(
-        flop=arithmetic.forward_flop(model), peak_flops=arithmetic.peak_flops(), weights=model.count_params(),
+        flop=2 * models.multiply_adds(model), peak_flops=arithmetic.peak_flops(), weights=model.count_params(),
         bytes=4 * model.count_params(), bandwidth=arithmetic.copy_bandwidth(),
     )  # fmt: skip
 
