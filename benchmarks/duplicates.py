@@ -45,12 +45,13 @@ def measure(
                 if peer == "ours":
                     require_all(shares, size)
             for key, unit in (("seconds", "s"), ("peak_mb", "MB")):
-                what = f"{size:,} pictures, {'seconds' if unit == 's' else 'peak memory'}"
+                what = f"cleaning {size:,} pictures, {'seconds' if unit == 's' else 'peak memory'}"
                 values = {peer: [run[key] for run in made] for peer, made in found.items()}
                 more = results.compare(what, unit, values, less_is_better=True)
                 rows, ratios = rows + more[0], ratios + more[1]
             (folder / "images.npy").unlink()
-    ours = {key: [next(row["median"] for row in rows if row["what"] == f"{size:,} pictures, {key}") for size in sizes]
+    medians = {row["what"]: row["median"] for row in reversed(rows)}  # ours comes first of each
+    ours = {key: [medians[f"cleaning {size:,} pictures, {key}"] for size in sizes]
             for key in ("seconds", "peak memory")}  # fmt: skip
     return results.Result(
         question="What does it take to clean a heap of pictures and to find its duplicates, and how does that grow?",
@@ -83,7 +84,7 @@ def goals(sizes: list[int], seconds: list[float], memory: list[float]) -> list[d
             for what, values in (("seconds", seconds), ("memory", memory))
         ]  # fmt: skip
     if sizes[-1] >= SIZES[-1]:
-        what = f"{sizes[-1]:,} pictures"
+        what = f"cleaning {sizes[-1]:,} pictures"
         why = "every picture is resized and hashed by one core"
         found += [
             results.goal("in 10 minutes", seconds[-1], at_most=600, unit="s", what=f"{what}, seconds", why=why),

@@ -27,7 +27,6 @@ _AHEAD = 3  # pieces that wait for the model while a shard is written
 # A dictionary of all probabilities would take three times as long and half as much room again.
 _AS_PARQUET = {"compression": "zstd", "use_dictionary": ["input", "class", "label", "error"]}
 _CHUNK, _CHUNK_BYTES = 2000, 2**24  # the most that is decoded, and answered, at a time, in files and in pixels
-_WORTH_A_THREAD = 10_000  # bytes of an encoded picture; smaller ones are decoded before a thread has them
 
 
 class Summary(NamedTuple):
@@ -188,8 +187,7 @@ def _decoded(
             seen += 1
         while chunk := _chunk(found, _at_a_time(model.predictor.input_shape)):
             seen += len(chunk)
-            large = sum(map(_encoded_bytes, chunk)) > _WORTH_A_THREAD * len(chunk)
-            brought = list((pool.map if large else map)(bring, chunk))
+            brought = list(pictures.in_threads(bring, chunk, pool))
             names, labels = [record.name for record in chunk], [record.label for record in chunk]
             yield _rows(brought, names, labels, model.predictor.input_shape)
     left_out = findings[max(0, start - seen) :]  # files that are no pictures at all: the source tells at its end
@@ -206,12 +204,8 @@ def _chunk(found: Iterator[Record], most: int) -> list[Record]:
     chunk, held = [], 0
     while len(chunk) < most and held < _CHUNK_BYTES and (record := next(found, None)) is not None:
         chunk.append(record)
-        held += _encoded_bytes(record)
+        held += pictures.encoded_bytes(record)
     return chunk
-
-
-def _encoded_bytes(record: Record) -> int:
-    return memoryview(record.picture).nbytes
 
 
 def _rows(brought: list, names: list[str], labels: list[str | None], shape: tuple[int, int, int]) -> _Rows:

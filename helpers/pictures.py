@@ -2,16 +2,22 @@
 
 import threading
 import warnings
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from io import BytesIO
+from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from helpers.records import DEFAULT_LIMITS
+from helpers.records import DEFAULT_LIMITS, Record
 
+Result = TypeVar("Result")
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # decoded inside Pillow; none starts a program
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
 _ONE_AT_A_TIME = threading.Lock()  # what `catch_warnings` puts back is the whole process's
+_WORTH_A_THREAD = 10_000  # bytes of an encoded picture; smaller ones are decoded before a thread has them
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lie on their side
 _BEGINNINGS = {
     b"": "is empty (0 bytes)",
@@ -114,6 +120,29 @@ def fit(image: Image.Image, size: tuple[int, int], channels: int) -> np.ndarray:
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), method=Image.Resampling.LANCZOS)
     return np.asarray(image).reshape(height, width, channels)
+
+
+def encoded_bytes(record: Record) -> int:
+    """Returns how many bytes a record's picture has as its source hands it out."""
+    return memoryview(record.picture).nbytes
+
+
+def in_threads(work: Callable[[Record], Result], records: list[Record], pool: Executor) -> Iterable[Result]:
+    """Applies what decodes a picture to each of some records, in threads where they pay, and keeps the order.
+
+    A thread takes several pictures in a turn: handing each over by itself would stop the others, which
+    hold Python's lock between two pictures, and takes a fifth of the time of small JPEG files.
+
+    Args:
+        work: Decodes one record; it must not raise.
+        records: Records that are in memory.
+        pool: Threads; they begin at once.
+    """
+    if sum(map(encoded_bytes, records)) <= _WORTH_A_THREAD * len(records):
+        return map(work, records)
+    turn = max(1, min(32, len(records) // 16))
+    parts = [records[start : start + turn] for start in range(0, len(records), turn)]
+    return chain.from_iterable(pool.map(lambda part: [work(record) for record in part], parts))
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

@@ -23,7 +23,6 @@ __all__ = [
 ]  # fmt: skip
 
 _CHUNK_BYTES, _CHUNK_PICTURES = 16 * 2**20, 256  # what is read at a time, while as much is decoded
-_WORTH_A_THREAD = 10_000  # bytes of an encoded picture; smaller ones are decoded before a thread has them
 TWO_CLASSES = "learning needs at least two classes, each a folder of pictures, or a label of its own"
 _KINDS = "a folder, a .zip or .tar archive, an http(s) address of one, a .csv file, or a SQLAlchemy database URL"
 
@@ -284,9 +283,7 @@ def _brought(
     """Yields each record with what `work` makes of it, in order; the next chunk is read while one is decoded."""
     before = ()
     for chunk in _chunks(records):
-        size_of_all = sum(memoryview(record.picture).nbytes for record in chunk)
-        run = pool.map if size_of_all > _WORTH_A_THREAD * len(chunk) else map
-        begun = zip(chunk, run(work, chunk), strict=True)
+        begun = zip(chunk, pictures.in_threads(work, chunk, pool), strict=True)
         yield from before
         before = begun
     yield from before
@@ -296,7 +293,7 @@ def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
     chunk, used = [], 0
     for record in records:
         chunk.append(record)
-        used += memoryview(record.picture).nbytes
+        used += pictures.encoded_bytes(record)
         if len(chunk) == _CHUNK_PICTURES or used > _CHUNK_BYTES:
             yield chunk
             chunk, used = [], 0

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -97,10 +98,22 @@ def test_quick_profile_runs_and_holds_its_claims(quick, number):
     assert not list(quick.rglob(".partial-*"))
 
 
+@pytest.fixture(scope="session")
+def killed(quick, tmp_path_factory) -> Iterator[dict[str, Future]]:
+    """For each notebook what comes of killing it midway and running it again; two at a time, for nothing is timed."""
+    folder = tmp_path_factory.mktemp("killed")
+    with ThreadPoolExecutor(2) as pool:
+        yield {number: pool.submit(kill_and_run_again, quick, number, folder / number) for number in NOTEBOOKS}
+        pool.shutdown(cancel_futures=True)
+
+
 @each_notebook
-def test_killed_midway_and_run_again_it_gives_the_same_outputs_and_artifacts(quick, number, tmp_path):
+def test_killed_midway_and_run_again_it_gives_the_same_outputs_and_artifacts(killed, number):
+    killed[number].result()
+
+
+def kill_and_run_again(quick: Path, number: str, outputs: Path) -> None:
     stem = NOTEBOOKS[number].stem
-    outputs = tmp_path / "killed"
     shutil.copytree(quick, outputs)
     shutil.rmtree(outputs / stem)
     kill_in_the_middle(["run", number, "--profile", "quick", "--output", str(outputs)])

@@ -4,6 +4,7 @@ import sys
 import threading
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image, ImageFile
 
 from helpers import pictures
 from helpers.pictures import UnreadablePicture
+from helpers.records import Record
 
 GRADIENT = np.add.outer(np.arange(16) * 4, np.arange(24) * 8).astype(np.uint8)  # 16 high, 24 wide
 
@@ -198,3 +200,29 @@ def test_a_jpeg_decoded_small_looks_like_the_large_one():
     small = pictures.fit(pictures.upright(pictures.header(data), at_least=(32, 32)), (32, 32), 3)
     large = pictures.fit(pictures.decode(data), (32, 32), 3)
     assert np.abs(small.astype(int) - large).mean() < 3
+
+
+def test_large_pictures_are_decoded_in_threads_several_in_a_turn_and_in_order():
+    records = [Record(str(number), bytes(20_000)) for number in range(100)]
+    begun = []
+
+    def work(record):
+        begun.append((threading.get_ident(), int(record.name)))
+        return int(record.name)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pictures.in_threads(work, records, pool)) == list(range(100))
+        assert list(pictures.in_threads(work, records[:3], pool)) == [0, 1, 2]
+        assert list(pictures.in_threads(work, [], pool)) == []
+    assert threading.get_ident() not in {thread for thread, _ in begun}
+    for thread in {thread for thread, _ in begun}:
+        mine = [number for who, number in begun[:100] if who == thread]
+        turns = [mine[start : start + 6] for start in range(0, len(mine), 6)]
+        assert all(turn == list(range(turn[0], turn[0] + len(turn))) for turn in turns)
+
+
+def test_small_pictures_are_decoded_where_they_are():
+    records = [Record("a", bytes(10))] * 3
+    with ThreadPoolExecutor(1) as pool:
+        told = list(pictures.in_threads(lambda record: threading.get_ident(), records, pool))
+    assert set(told) == {threading.get_ident()}

@@ -33,8 +33,8 @@ def make() -> None:
     for suffix in ("keras", "tflite", "onnx"):
         export.write(training.portable(model), options.models / f"model.{suffix}")
     _task.report(
-        flop=2 * models.multiply_adds(model), peak_flops=arithmetic.peak_flops(), weights=model.count_params(),
-        bytes=4 * model.count_params(), bandwidth=arithmetic.copy_bandwidth(),
+        flop=2 * sum(models.multiply_adds(model).values()), peak_flops=arithmetic.peak_flops(),
+        weights=model.count_params(), bytes=4 * model.count_params(), bandwidth=arithmetic.copy_bandwidth(),
     )  # fmt: skip
 
 
