@@ -85,7 +85,7 @@ def goals(sizes: list[int], seconds: list[float], memory: list[float]) -> list[d
         ]  # fmt: skip
     if sizes[-1] >= SIZES[-1]:
         what = f"cleaning {sizes[-1]:,} pictures"
-        why = "every picture is resized and hashed by one core"
+        why = "every picture is resized and hashed, and look-alikes grow with the square of the pictures"
         found += [
             results.goal("in 10 minutes", seconds[-1], at_most=600, unit="s", what=f"{what}, seconds", why=why),
             results.goal("in 8 GB", memory[-1], at_most=8000, unit="MB", what=f"{what}, peak memory",
@@ -158,5 +158,5 @@ def _limit(size: int, seconds: float) -> dict:
     return results.limit(
         f"memory bandwidth: the bytes of {size:,} pictures read once", moved, "s", reached=moved / seconds,
         why="the work is not moving pictures, but a Lanczos resize, a cosine transform and a median for the hash of "
-            "each, a cryptographic digest, and the search among the hashes, most of it on one core",
+            "each on all cores, and on one a cryptographic digest and the search among the hashes",
     )  # fmt: skip

@@ -4,7 +4,8 @@ import functools
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from helpers import artifacts
+from helpers import artifacts, processor
 from helpers.records import Finding
 from helpers.sources import Collection
 
@@ -306,13 +307,15 @@ def phash(images: np.ndarray) -> np.ndarray:
     Reference:
         https://github.com/JohannesBuchner/imagehash
     """
-    hashes = [np.empty(0, np.uint64)]
-    for chunk in _chunks(images, _CHUNK_BYTES // 128):
-        small = _small(chunk)
-        frequencies = scipy.fftpack.dct(scipy.fftpack.dct(small, axis=1)[:, :8], axis=2)[:, :, :8].reshape(-1, 64)
-        bits = frequencies > np.median(frequencies, axis=1, keepdims=True)
-        hashes.append(np.packbits(bits, axis=1).view(">u8").astype(np.uint64)[:, 0])
-    return np.concatenate(hashes)
+    hashes = _on_all_cores(_phash, _chunks(images, _CHUNK_BYTES // 128))
+    return np.concatenate([np.empty(0, np.uint64), *hashes])
+
+
+def _phash(images: np.ndarray) -> np.ndarray:
+    small = _small(images)
+    frequencies = scipy.fftpack.dct(scipy.fftpack.dct(small, axis=1)[:, :8], axis=2)[:, :, :8].reshape(-1, 64)
+    bits = frequencies > np.median(frequencies, axis=1, keepdims=True)
+    return np.packbits(bits, axis=1).view(">u8").astype(np.uint64)[:, 0]
 
 
 def near_pairs(
@@ -422,19 +425,18 @@ def _centred(images: np.ndarray) -> np.ndarray:
 
 def correlations(images: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Returns Pearson's correlation of the pixels of each pair of pictures; 0 for a picture of one colour."""
-    step = max(1, _CHUNK_BYTES // (8 * int(np.prod(images.shape[1:]))))
-    result = np.zeros(len(pairs))
-    for start in range(0, len(pairs), step):
-        left, right = (
-            images[pairs[start : start + step, side]].reshape(-1, int(np.prod(images.shape[1:]))).astype(np.float32)
-            for side in (0, 1)
-        )
+    step = max(1, _CHUNK_BYTES // (64 * int(np.prod(images.shape[1:]))))
+    parts = (pairs[start : start + step] for start in range(0, len(pairs), step))
+
+    def work(part: np.ndarray) -> np.ndarray:
+        left, right = (images[part[:, side]].reshape(len(part), -1).astype(np.float32) for side in (0, 1))
         left -= left.mean(axis=1, keepdims=True)
         right -= right.mean(axis=1, keepdims=True)
         scale = np.sqrt(np.einsum("ij,ij->i", left, left) * np.einsum("ij,ij->i", right, right))
         products = np.einsum("ij,ij->i", left, right)
-        result[start : start + step] = np.divide(products, scale, out=np.zeros_like(scale), where=scale > 0)
-    return result
+        return np.divide(products, scale, out=np.zeros_like(scale), where=scale > 0)
+
+    return np.concatenate([np.zeros(0), *_on_all_cores(work, parts)])
 
 
 def join(groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -527,6 +529,12 @@ def _others(names: np.ndarray, group: np.ndarray, row: int) -> str:
 def _table(findings: Iterable[Finding]) -> pd.DataFrame:
     table = pd.DataFrame(list(findings), columns=Finding._fields)
     return table.astype({"group": np.int64, "row": np.int64})
+
+
+def _on_all_cores(work: Callable[[np.ndarray], np.ndarray], parts: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Applies to each part what NumPy and SciPy do without Python's lock; keeps the order."""
+    with ThreadPoolExecutor(processor.cores()) as pool:
+        return list(pool.map(work, parts))
 
 
 def _chunks(images: np.ndarray, size: int = _CHUNK_BYTES) -> Iterable[np.ndarray]:
