@@ -26,7 +26,7 @@ def measure(*, repeats: int, torch_python: str | None = None, **_: object) -> re
     if not torch_python:
         print("  PyTorch is not compared: name a Python that has it with --torch-python.", file=sys.stderr)
     variants, rounds = _variants(torch_python), []
-    with _prepared() as archive:
+    with prepared() as archive:
         for seed in range(repeats):
             arguments = ["--data", archive, "--seed", str(seed)]
             rounds.append(side_by_side.run(variants, repeats=1, arguments=arguments))
@@ -38,7 +38,7 @@ def measure(*, repeats: int, torch_python: str | None = None, **_: object) -> re
         rows += compared[0]
         ratios += compared[1]
         goals += _goals(target, compared[1])
-        limits.append(_limit(target, ours))
+        limits.append(limit(_what(target), ours))
     return results.Result(
         question="How many seconds of training does a test accuracy of 0.90, and of 0.92, take?",
         held_equal=[
@@ -54,12 +54,12 @@ def measure(*, repeats: int, torch_python: str | None = None, **_: object) -> re
         repeats=repeats,
         machine=results.machine("tensorflow", "keras", "numpy",
                                 others={torch_python: ("torch",)} if torch_python else {}),
-        rows=rows, ratios=ratios, limits=limits, goals=goals, runs=_finite(runs),
+        rows=rows, ratios=ratios, limits=limits, goals=goals, runs=finite(runs),
     )  # fmt: skip
 
 
 @contextlib.contextmanager
-def _prepared() -> Iterator[str]:
+def prepared() -> Iterator[str]:
     """Yields the path of an .npz with the splits that notebook 01 makes of Fashion-MNIST."""
     with tempfile.TemporaryDirectory() as folder:
         dataset = data.load(preparation.prepare("", Path(folder) / "dataset"))
@@ -123,19 +123,24 @@ def _goals(target: float, ratios: list[dict]) -> list[dict]:
     ]  # fmt: skip
 
 
-def _limit(target: float, ours: list[dict]) -> dict:
-    """Returns the seconds that the products alone would take if they were of large matrices."""
+def limit(what: str, ours: list[dict]) -> dict:
+    """Returns the seconds that the products alone would take if they were of large matrices.
+
+    Args:
+        what: What was trained.
+        ours: What each run of `ours_race.py` told.
+    """
     flop = ours[0]["pictures"] * ours[0]["epochs"] * ours[0]["flop"]
     least = flop / max(run["peak"] for run in ours)
     taken = statistics.median(run["seconds"] for run in ours)
     return results.limit(
-        f"{_what(target)}: the products of ours alone", least, "s", reached=least / taken,
+        f"{what}: the products of ours alone", least, "s", reached=least / taken,
         why=f"{flop / 1e12:.1f} TFLOP in all; the graph is built within this time, filters are narrow, and "
             "normalization and pooling move bytes",
     )  # fmt: skip
 
 
-def _finite(runs: dict[str, list[dict]]) -> dict:
+def finite(runs: dict[str, list[dict]]) -> dict[str, list[dict]]:
     """Returns runs in which what was not reached is nothing instead of infinite, as JSON wants it."""
     return {
         name: [{key: None if math.isinf(value) else value for key, value in run.items()} for run in found]

@@ -46,7 +46,7 @@ def markdown(found: dict[str, Result]) -> str:
     lines = [f"| {' | '.join(_HEADINGS)} |", "|---" * len(_HEADINGS) + "|"]
     for result in found.values():
         lines += [f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |" for cells in _lines(result)]
-    missed = [f"- {one['goal']}: missed. {one['why']}" for result in found.values() for one in result.goals
+    missed = [f"- {one['what']}: missed, because {one['why']}." for result in found.values() for one in result.goals
               if not one["held"]]  # fmt: skip
     lines += ["", *missed, *([""] if missed else []), *_measured_on(found), ""]
     lines.append("Ratios are medians of rounds in which all took their turn; above 1, ours is ahead.")

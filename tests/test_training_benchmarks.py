@@ -2,14 +2,17 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, arithmetic, pipeline, training
+from benchmarks import __main__ as command
+from benchmarks import accuracy, arithmetic, gpu, pipeline, results, training
 from benchmarks.variants import _pictures, _race, _recipe
-from helpers import models
+from helpers import artifacts, models
 from helpers.training import OneCycle
 
 
@@ -55,7 +58,9 @@ def test_the_clock_stands_still_while_a_model_is_evaluated(monkeypatch):
         return race.end_epoch(evaluate)
 
     assert [epoch(0.85), epoch(0.91), epoch(0.89)] == [False, False, False]
-    assert race.figures() == {"to 0.90": 20, "to 0.92": math.inf, "seconds": 30, "epochs": 3, "best": 0.91}
+    assert race.figures() == {
+        "to 0.90": 20, "to 0.92": math.inf, "seconds": 30, "epochs": 3, "best": 0.91, "last": 0.89,
+    }  # fmt: skip
     assert epoch(0.93)
     assert race.figures()["to 0.92"] == 40
 
@@ -83,8 +88,53 @@ def test_if_ours_does_not_arrive_there_is_no_ratio_and_the_goal_is_missed():
 
 
 def test_what_was_not_reached_is_nothing_in_json():
-    found = accuracy._finite({"Keras": [_run(math.inf)]})
+    found = accuracy.finite({"Keras": [_run(math.inf)]})
     assert json.loads(json.dumps(found, allow_nan=False))["Keras"][0]["to 0.92"] is None
+
+
+@pytest.fixture(scope="module")
+def raced(tmp_path_factory):
+    """What a race of a small residual network with all of the long recipe's options told, on whatever is here."""
+    random, path = np.random.default_rng(0), tmp_path_factory.mktemp("race") / "pictures.npz"
+    content = {}
+    for name in ("train", "validation", "test"):
+        content[f"{name}_labels"] = np.arange(200) % 10
+        content[f"{name}_images"] = random.integers(0, 256, (200, 8, 8, 1), dtype=np.uint8)
+    np.savez(path, **content)
+    options = gpu.recipe()[1].replace("--width 64", "--width 4").split()
+    script = artifacts.root() / "benchmarks" / "variants" / "ours_race.py"
+    command = [sys.executable, str(script), "--data", str(path), *options, "--epochs", "3", "--targets", "0.01",
+               "--to-the-end"]  # fmt: skip
+    told = subprocess.run(command, cwd=artifacts.root(), capture_output=True, text=True, check=False,
+                          env={**gpu.environment(), "PYTHONPATH": str(artifacts.root())})  # fmt: skip
+    assert told.returncode == 0, told.stderr[-2000:]
+    return json.loads(told.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_the_long_recipe_trains_to_its_end_whatever_is_reached(raced):
+    assert raced["epochs"] == 3
+    assert raced["to 0.01"] < raced["seconds"]
+    assert raced["last"] <= raced["best"]
+
+
+@pytest.mark.slow
+def test_the_gpu_s_figures_say_what_was_reached_and_what_was_not(raced):
+    short = {**raced, "to 0.94": math.inf}
+    found = gpu.result({"short": [short], "long": [raced]}, 1, {})
+    rows = {row["what"]: row for row in found.rows}
+    assert rows["to 0.94 test accuracy, a cycle of 15 epochs"]["of"] == "ours (not reached by 1 of 1, at least)"
+    assert rows[gpu.LAST]["median"] == raced["last"]
+    assert [goal["held"] for goal in found.goals] == [False] * 3
+    assert results.read(results.write("gpu", found)) is not None
+
+
+@pytest.mark.slow
+def test_without_a_gpu_nothing_is_measured_and_a_sentence_says_so(capfd):
+    if "no XLA" not in gpu.device(gpu.environment(), required=False):
+        pytest.skip("there is a GPU")
+    assert command.main(["gpu"]) == 1
+    assert "gpu was not measured: A GPU is required" in capfd.readouterr().err
 
 
 def _trained(**changes):

@@ -15,6 +15,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precision", default="auto", help="of ours: what `devices.setup` takes")
     parser.add_argument("--defaults", action="store_true", help="of Keras: its own batch size and learning rate")
     parser.add_argument("--autocast", action="store_true", help="of PyTorch: bfloat16 where it sees fit")
+    parser.add_argument("--width", type=int, default=32, help="of the better CNN, as are the next four")
+    parser.add_argument("--blocks", type=int, default=0)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--shift", type=int, default=0)
+    parser.add_argument("--erase", type=float, default=0.0)
+    parser.add_argument("--to-the-end", action="store_true", help="trains all epochs, whatever is reached")
     parser.add_argument("--targets", type=float, nargs="*", default=[], help="accuracies to train up to")
     return parser.parse_args()
 
