@@ -144,7 +144,7 @@ def _result(runs: dict[str, list[dict]], repeats: int, profile: str, revision: s
         held_equal=[f"the profile {profile}, an empty output folder each time, the same .venv for both, in turn",
                     f"each kernel imports its own tree's helpers; {_locks(revision)}"],
         repeats=repeats, machine=results.machine("tensorflow", "keras", "papermill", "ipykernel"),
-        rows=rows, ratios=ratios, goals=goals, runs=runs,
+        rows=rows, ratios=ratios, goals=goals, runs=runs, quoted=[whole],
         limits=[results.limit(
             "all cores busy from start to end with the processor time that it takes now", ideal, "s",
             reached=ideal / wall, why="six kernels start and import TensorFlow on one core each, and what notebooks "
