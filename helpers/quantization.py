@@ -4,7 +4,7 @@ A grid says which numbers survive: `scale * (code - zero_point)` for whole codes
 `aware` builds the model that is trained with the rounding in place, `plain` the one to export.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import keras
@@ -272,7 +272,9 @@ _AWARE = {
 _PLAIN = {aware: plain for plain, aware in _AWARE.items()}
 
 
-def aware(model: keras.Model, *, weight_bits: int = 8, activation_bits: int | None = 8) -> keras.Model:
+def aware(
+    model: keras.Model, *, weight_bits: int = 8, first_bits: int | None = None, activation_bits: int | None = 8
+) -> keras.Model:
     """Returns a copy of a model for quantization-aware training, with its weights.
 
     `Conv2D`, `DepthwiseConv2D` and `Dense` multiply what they get, rounded to the range that it had
@@ -284,6 +286,8 @@ def aware(model: keras.Model, *, weight_bits: int = 8, activation_bits: int | No
         model: A functional or sequential model; fold its batch normalization first. Other layers,
             and models inside it, are left as they are.
         weight_bits: Width of a weight, 2 to 16; biases are left alone.
+        first_bits: The same of the first layer, if it is to have another: it has few weights, and all that
+            follows depends on them.
         activation_bits: Width of an activation, 2 to 16; `None` to round the weights only.
 
     Returns:
@@ -295,12 +299,15 @@ def aware(model: keras.Model, *, weight_bits: int = 8, activation_bits: int | No
     Reference:
         Jacob et al., 2018, section 3, https://arxiv.org/abs/1712.05877
     """
-    _check_bits(weight_bits, *([] if activation_bits is None else [activation_bits]))
+    first_bits = weight_bits if first_bits is None else first_bits
+    _check_bits(weight_bits, first_bits, *([] if activation_bits is None else [activation_bits]))
+    new = {}
     for layer in model.layers:
         if type(layer) in _AWARE:
             _check_layer(layer)
-    widths = {"weight_bits": weight_bits, "activation_bits": activation_bits}
-    return _exchange(model, _AWARE, lambda config: {**config, **widths})
+            widths = {"weight_bits": weight_bits if new else first_bits, "activation_bits": activation_bits}
+            new[layer.name] = _AWARE[type(layer)].from_config({**layer.get_config(), **widths})
+    return _exchange(model, new, _AWARE)
 
 
 def plain(model: keras.Model) -> keras.Model:
@@ -316,34 +323,35 @@ def plain(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: If no layer of the model is aware, or it cannot be rebuilt.
     """
-    widths = ("weight_bits", "activation_bits")
-    copied = _exchange(model, _PLAIN, lambda config: {key: config[key] for key in config if key not in widths})
-    for layer in model.layers:
-        if type(layer) in _PLAIN:
-            kernel = ops.convert_to_numpy(layer.kernel)
-            grid = symmetric_grid(kernel, bits=layer.weight_bits, axis=layer.channels)
-            copied.get_layer(layer.name).kernel.assign(dequantize(quantize(kernel, grid), grid))
+    rounded = [layer for layer in model.layers if type(layer) in _PLAIN]
+    new = {}
+    for layer in rounded:
+        config = layer.get_config()
+        del config["weight_bits"], config["activation_bits"]
+        new[layer.name] = _PLAIN[type(layer)].from_config(config)
+    copied = _exchange(model, new, _PLAIN)
+    for layer in rounded:
+        kernel = ops.convert_to_numpy(layer.kernel)
+        grid = symmetric_grid(kernel, bits=layer.weight_bits, axis=layer.channels)
+        copied.get_layer(layer.name).kernel.assign(dequantize(quantize(kernel, grid), grid))
     return copied
 
 
-def _exchange(model: keras.Model, kinds: dict[type, type], change: Callable[[dict], dict]) -> keras.Model:
-    """Returns a copy in which layers are of another kind, made from their changed config, with their weights."""
-    chosen = [layer for layer in model.layers if type(layer) in kinds]
-    if not chosen:
+def _exchange(model: keras.Model, new: dict[str, keras.Layer], kinds: Iterable[type]) -> keras.Model:
+    """Returns a copy of a model with new layers in place of those of some kinds, by name, with their weights."""
+    if not new:
         names = ", ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"{model.name} has none of the layers that are exchanged here: {names}.")
 
     def copy(layer: keras.Layer) -> keras.Layer:
-        kind, config = kinds.get(type(layer)), layer.get_config()
-        return type(layer).from_config(config) if kind is None else kind.from_config(change(config))
+        return new.get(layer.name) or type(layer).from_config(layer.get_config())
 
     copied = folding.rebuild(model, copy)
-    for layer in chosen:
-        new = copied.get_layer(layer.name)
+    for name, layer in new.items():
         # By way of NumPy: on JAX two variables would share an array, and training one would delete it.
-        new.kernel.assign(ops.convert_to_numpy(layer.kernel))
+        layer.kernel.assign(ops.convert_to_numpy(model.get_layer(name).kernel))
         if layer.bias is not None:
-            new.bias.assign(ops.convert_to_numpy(layer.bias))
+            layer.bias.assign(ops.convert_to_numpy(model.get_layer(name).bias))
     return copied
 
 

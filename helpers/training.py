@@ -377,6 +377,58 @@ def logits(model: keras.Model, images: np.ndarray, *, batch_size: int = 500) -> 
     return model.predict(_feed(batches), verbose=0)[: len(images)].astype(np.float32)
 
 
+def renew_statistics(
+    model: keras.Model,
+    images: np.ndarray,
+    *,
+    at_most: int = 10_000,
+    batch_size: int = 500,
+    augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+    seed: int = 0,
+) -> None:
+    """Measures the means and variances of all batch normalization again, with the weights as they are now.
+
+    Training keeps moving averages of them. Those are of weights that have gone since, which matters where weights
+    still jump at the end, as rounded ones do.
+
+    Args:
+        model: A model; its weights stay. Layers that act in training, such as dropout, act here, too.
+        images: Training pictures of shape (n, height, width, channels).
+        at_most: Pictures to draw from them.
+        batch_size: Pictures at a time; the variance is a mean of those within each batch.
+        augment: What training did to a batch.
+        seed: Seed of the draw and of `augment`.
+
+    Raises:
+        ValueError: If there is no picture.
+
+    Reference:
+        Wu and Johnson, 2021, section 3, https://arxiv.org/abs/2105.07576 and
+        Nagel et al., 2022, https://icml.cc/virtual/2022/poster/17839
+    """
+    if not len(images) or at_most < 1 or batch_size < 1:
+        raise ValueError(
+            f"Statistics are those of at least one picture, some at a time; received {len(images)} pictures, "
+            f"at_most {at_most} and batch_size {batch_size}."
+        )
+    norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    if not norms:
+        return
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(images))[:at_most]
+    parts = np.array_split(order, math.ceil(len(order) / batch_size))  # of equal size: each counts as much
+    before = [layer.momentum for layer in norms]
+    try:
+        for done, rows in enumerate(parts):
+            for layer in norms:
+                layer.momentum = done / (done + 1)  # the moving average is the mean of all batches so far
+            batch = np.asarray(images[np.sort(rows)])
+            model(batch if augment is None else augment(batch, random), training=True)
+    finally:
+        for layer, momentum in zip(norms, before, strict=True):
+            layer.momentum = momentum
+
+
 def flat_weights(model: keras.Model) -> np.ndarray:
     """Returns all weights of a model as one vector: its place in the space in which training walks."""
     return np.concatenate([weights.ravel() for weights in model.get_weights()])

@@ -99,11 +99,12 @@ def test_quick_profile_runs_and_holds_its_claims(quick, number):
 
 
 @pytest.fixture(scope="session")
-def killed(quick, tmp_path_factory) -> Iterator[dict[str, Future]]:
-    """For each notebook what comes of killing it midway and running it again; two at a time, for nothing is timed."""
+def killed(request, quick, tmp_path_factory) -> Iterator[dict[str, Future]]:
+    """What comes of killing each notebook that is asked for midway and running it again; two at a time, none timed."""
     folder = tmp_path_factory.mktemp("killed")
+    asked = [item.callspec.params["number"] for item in request.session.items if "killed" in item.fixturenames]
     with ThreadPoolExecutor(2) as pool:
-        yield {number: pool.submit(kill_and_run_again, quick, number, folder / number) for number in NOTEBOOKS}
+        yield {number: pool.submit(kill_and_run_again, quick, number, folder / number) for number in asked}
         pool.shutdown(cancel_futures=True)
 
 

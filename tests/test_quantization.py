@@ -262,6 +262,18 @@ def test_plain_is_the_aware_model_that_rounds_weights_only_in_ordinary_layers():
         np.testing.assert_allclose(steps, np.rint(steps), atol=1e-5)
 
 
+def test_the_first_layer_can_have_a_width_of_its_own():
+    model, images = _network(), _data()[0]
+    aware = quantization.aware(model, weight_bits=3, first_bits=8, activation_bits=None)
+    plain = quantization.plain(aware)
+    np.testing.assert_allclose(_value(plain(images)), _value(aware(images)), rtol=1e-5, atol=1e-5)
+    for name, axes, most in [("conv", (0, 1, 2), 127), ("depthwise", (0, 1), 3), ("logits", (0,), 3)]:
+        kernel = _value(plain.get_layer(name).kernel)
+        steps = kernel / (np.abs(kernel).max(axis=axes, keepdims=True) / most)
+        np.testing.assert_allclose(steps, np.rint(steps), atol=1e-4)
+    assert len(np.unique(_value(plain.get_layer("conv").kernel))) > 7  # more than three bits tell apart
+
+
 def test_a_sequential_model_becomes_aware_and_plain_again():
     model = keras.Sequential([keras.Input((3,)), layers.Dense(4, activation="relu"), layers.Dense(2, use_bias=False)])
     x = np.random.default_rng(0).normal(size=(5, 3)).astype("f")
@@ -371,9 +383,11 @@ layers, random = keras.layers, np.random.default_rng(0)
 inputs = keras.Input((8, 8, 1))
 x = layers.DepthwiseConv2D(3, activation="relu")(layers.Conv2D(4, 3, use_bias=False)(inputs))
 model = keras.Model(inputs, layers.Dense(3, name="logits")(layers.Flatten()(layers.BatchNormalization()(x))))
+images, labels = random.normal(size=(64, 8, 8, 1)).astype("float32"), np.arange(64) % 3
+training.renew_statistics(model, images)
+assert np.abs(model.layers[3].moving_mean).max() > 0
 model = quantization.aware(folding.fold_batch_normalization(model), weight_bits=4)
 model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), steps_per_execution=8)
-images, labels = random.normal(size=(64, 8, 8, 1)).astype("float32"), np.arange(64) % 3
 history = training.fit(model, (images, labels), epochs=4, batch_size=8, verbose=False)
 assert history["loss"].iloc[-1] < history["loss"].iloc[0]
 assert float(model.get_layer("logits").rounding.maximum) > 0
@@ -416,6 +430,7 @@ def test_a_width_out_of_range_is_refused(bits):
         lambda: quantization.affine_grid(0.0, 1.0, bits=bits),
         lambda: quantization.symmetric_grid(np.ones((2, 2)), bits=bits),
         lambda: quantization.aware(_network(), weight_bits=bits),
+        lambda: quantization.aware(_network(), first_bits=bits),
         lambda: quantization.aware(_network(), activation_bits=bits),
     ):
         with pytest.raises(ValueError, match=message):

@@ -295,6 +295,59 @@ def test_logits_are_the_models_own_for_any_number_of_pictures():
     assert training.logits(model, images[:0]).shape == (0, 3)
 
 
+def _normalizing(dropout=0.0):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(SHAPE, dtype="uint8")
+    x = keras.layers.Conv2D(3, 3, name="conv")(keras.layers.Rescaling(1 / 255)(inputs))
+    x = keras.layers.Dropout(dropout)(keras.layers.BatchNormalization(momentum=0.9, name="norm")(x))
+    return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
+
+
+def test_renewed_statistics_are_those_of_the_training_pictures_under_the_weights_as_they_are():
+    model, (images, _) = _normalizing(), _data(61)
+    seen = keras.ops.convert_to_numpy(model.get_layer("conv")(images / np.float32(255)))
+    before = {variable.path: keras.ops.convert_to_numpy(variable) for variable in model.trainable_variables}
+    training.renew_statistics(model, images)
+    norm = model.get_layer("norm")
+    np.testing.assert_allclose(norm.moving_mean, seen.mean(axis=(0, 1, 2)), atol=1e-5)
+    np.testing.assert_allclose(norm.moving_variance, seen.var(axis=(0, 1, 2)), rtol=1e-4)
+    for variable in model.trainable_variables:
+        np.testing.assert_array_equal(variable, before[variable.path])
+    assert norm.momentum == 0.9
+
+
+def test_renewed_statistics_are_a_mean_over_batches_and_over_no_more_pictures_than_asked():
+    model, (images, _) = _normalizing(), _data(60)
+    asked = []
+
+    def mirrored(batch, random):
+        asked.append(len(batch))
+        return batch[:, :, ::-1]
+
+    training.renew_statistics(model, images, batch_size=20, augment=mirrored)
+    seen = keras.ops.convert_to_numpy(model.get_layer("conv")(images[:, :, ::-1] / np.float32(255)))
+    np.testing.assert_allclose(model.get_layer("norm").moving_mean, seen.mean(axis=(0, 1, 2)), atol=1e-5)
+    assert asked == [20, 20, 20]
+    asked.clear()
+    training.renew_statistics(model, images, at_most=25, batch_size=10, augment=mirrored)
+    assert sorted(asked) == [8, 8, 9]
+    plain = models.mlp(SHAPE, 3)
+    training.renew_statistics(plain, images)  # there is nothing to measure
+
+
+@pytest.mark.parametrize("wrong", [{"images": np.empty((0, *SHAPE), np.uint8)}, {"at_most": 0}, {"batch_size": 0}])
+def test_statistics_of_nothing_are_refused_and_leave_the_model_as_it_was(wrong):
+    model = _normalizing()
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="at least one picture"):
+        training.renew_statistics(model, **{"images": _data()[0], **wrong})
+    with pytest.raises(ZeroDivisionError):
+        training.renew_statistics(model, _data()[0], augment=lambda batch, random: 1 / 0)
+    assert model.get_layer("norm").momentum == 0.9
+    for old, now in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, now)
+
+
 def test_a_model_goes_to_any_place_between_two():
     one, other = _compiled(seed=1), _compiled(seed=2)
     images, _ = _data()
