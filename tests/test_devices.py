@@ -126,6 +126,7 @@ if count > 1:
     except ValueError as error:
         refused = str(error)
 losses = history["loss"].tolist() + history["val_loss"].tolist()
+training.renew_statistics(model, images)
 print(json.dumps([losses, training.logits(model, images, batch_size=32).tolist(), refused]))
 """
 
