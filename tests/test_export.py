@@ -179,6 +179,17 @@ def test_every_format_takes_raw_pictures_and_gives_the_models_logits(written, na
 
 @slow
 @needs_tensorflow
+@pytest.mark.parametrize("name", ["dynamic.tflite", "int8.tflite"])
+def test_what_is_rounded_as_the_file_runs_depends_on_no_neighbour_in_the_batch(written, name):
+    pictures = _pictures(40)
+    pictures[::2] //= 16  # dark ones beside bright ones: a range that they shared would show
+    predictor = inference.load(written[1] / name)
+    alone = np.concatenate([predictor.predict(picture[None]) for picture in pictures])
+    np.testing.assert_array_equal(predictor.predict(pictures), alone)
+
+
+@slow
+@needs_tensorflow
 def test_fewer_bits_are_smaller_files(written):
     _, folder = written
     sizes = {path.stem: path.stat().st_size for path in folder.glob("*.tflite")}
