@@ -180,7 +180,7 @@ def test_every_format_takes_raw_pictures_and_gives_the_models_logits(written, na
 @slow
 @needs_tensorflow
 @pytest.mark.parametrize("name", ["dynamic.tflite", "int8.tflite"])
-def test_what_is_rounded_as_the_file_runs_depends_on_no_neighbour_in_the_batch(written, name):
+def test_rounded_activations_depend_on_no_neighbour_in_the_batch(written, name):
     pictures = _pictures(40)
     pictures[::2] //= 16  # dark ones beside bright ones: a range that they shared would show
     predictor = inference.load(written[1] / name)
