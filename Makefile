@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 # The first Python that TensorFlow has wheels for; override with `make setup PYTHON=/path/to/python`.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
-SEVERAL := --numprocesses=auto --maxprocesses=4 --dist=loadfile
+SEVERAL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
 ARGS ?=
 
 .DEFAULT_GOAL := help

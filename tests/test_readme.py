@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import artifacts, inference, notebooks, registry
+from helpers import artifacts, cli, inference, notebooks, registry
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = ("README.md", "README.zh.md")
@@ -33,8 +33,19 @@ def shown(name: str) -> list[str]:
 
 
 EVERY = sorted({(name, command) for name in READMES for command in shown(name)})
-FAST = re.compile(r"(\.venv/bin/)?python -m helpers (predict|registry|doctor)\b.*|papermill --help-notebook .*")
-IN_TEST_SERVED = re.compile(r"python -m helpers serve|curl .*localhost:8080/.*")
+QUICK = r"python -m helpers (predict|registry)\b|papermill --help-notebook "
+DOCTOR = r"\.venv/bin/python -m helpers doctor$"
+SERVED = r"python -m helpers serve$|curl .*localhost:8080/"
+MAKE = r"make "
+RUN = r"python -m helpers run\b"
+PAPERMILL = r"papermill -k workbook "
+BENCHMARKS = r"python -m benchmarks "
+KNOWN = [QUICK, DOCTOR, SERVED, MAKE, RUN, PAPERMILL, BENCHMARKS]
+
+
+def named(*patterns: str) -> list[str]:
+    """Returns the commands of the READMEs that begin as one of the regular expressions says."""
+    return sorted({command for _, command in EVERY if any(re.match(pattern, command) for pattern in patterns)})
 
 
 @pytest.fixture
@@ -69,44 +80,55 @@ def test_there_are_commands():
     assert len(shown("README.zh.md")) >= 8
 
 
-@pytest.mark.parametrize("command", sorted({one for _, one in EVERY if not IN_TEST_SERVED.fullmatch(one)}))
+def test_every_command_is_known_to_a_test():
+    assert {command for _, command in EVERY} == set(named(*KNOWN))
+
+
+SLOW = [pytest.param(command, marks=pytest.mark.slow) for command in named(DOCTOR)]  # it starts a kernel
+
+
+@pytest.mark.parametrize("command", [*named(QUICK), *SLOW])
 def test_a_command_of_the_readmes_works(command, place):
-    if command.startswith("make "):
-        planned = subprocess.run(["make", "-n", *shlex.split(command)[1:2]], cwd=ROOT, capture_output=True, text=True)
-        assert planned.returncode == 0, planned.stderr
-    elif FAST.fullmatch(command):
-        ended = run(command, place)
-        assert ended.returncode == 0, ended.stderr
-        assert ended.stdout
-    elif command.startswith("python -m helpers run"):
-        refused = refused_for_its_kernel(command)
-        assert refused.startswith("error: Jupyter knows no kernel named 'nowhere'"), refused
-    elif command.startswith("papermill -k workbook "):
-        words = shlex.split(command)
-        notebook = notebooks.read(ROOT / words[3])
-        given = {words[at + 1]: words[at + 2] for at, word in enumerate(words) if word == "-p"}
-        assert given
-        assert notebooks.with_parameters(notebook, given).keys() == given.keys()
-    elif command.startswith("python -m benchmarks"):
-        asked = run(f"cd {ROOT} && {command} --help", place)
-        name = command.split()[3]
-        assert asked.returncode == 0
-        assert re.search(rf"\b{name}\b", asked.stdout)
-    else:
-        pytest.fail(f"No test knows how to run {command!r}: teach this one.")
+    ended = run(command, place)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout
 
 
-def refused_for_its_kernel(command: str) -> str:
-    """Runs a command that would take minutes with a kernel that is not there: all that comes before is checked."""
-    words = [*shlex.split(command)[1:], "--kernel", "nowhere", "--output", str(artifacts.outputs())]
-    ended = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 2
-    return ended.stderr.strip().splitlines()[-1]
+@pytest.mark.parametrize("command", named(MAKE))
+def test_a_target_of_the_readmes_is_in_the_makefile(command):
+    planned = subprocess.run(["make", "-n", *shlex.split(command)[1:2]], cwd=ROOT, capture_output=True, text=True)
+    assert planned.returncode == 0, planned.stderr
+
+
+@pytest.mark.parametrize("command", named(RUN))
+def test_a_run_of_the_readmes_is_right_up_to_its_first_cell(command, capsys):
+    """A kernel that is not there: all that comes before is checked."""
+    words = shlex.split(command)[3:]
+    assert cli.main([*words, "--kernel", "nowhere", "--output", str(artifacts.outputs())]) == 2
+    refused = capsys.readouterr().err.strip().splitlines()[-1]
+    assert refused.startswith("error: Jupyter knows no kernel named 'nowhere'"), refused
+
+
+@pytest.mark.parametrize("command", named(PAPERMILL))
+def test_parameters_of_a_papermill_command_are_those_of_its_notebook(command):
+    words = shlex.split(command)
+    notebook = notebooks.read(ROOT / words[3])
+    given = {words[at + 1]: words[at + 2] for at, word in enumerate(words) if word == "-p"}
+    assert given
+    assert notebooks.with_parameters(notebook, given).keys() == given.keys()
+
+
+@pytest.mark.parametrize("command", named(BENCHMARKS))
+def test_a_benchmark_of_the_readmes_is_known(command, tmp_path):
+    asked = run(f"cd {ROOT} && {command} --help", tmp_path)
+    name = command.split()[3]
+    assert asked.returncode == 0
+    assert re.search(rf"\b{name}\b", asked.stdout)
 
 
 @pytest.mark.parametrize("name", READMES)
 def test_the_server_of_the_readmes_answers_their_request(name, place):
-    commands = [command for command in shown(name) if IN_TEST_SERVED.fullmatch(command)]
+    commands = [command for command in shown(name) if re.match(SERVED, command)]
     serve, ask = sorted(commands, key=lambda command: command.startswith("curl"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -241,6 +241,7 @@ def test_the_pages_of_all_notebooks_pass_an_accessibility_check_in_light_and_dar
         chromium.close()
 
 
+@pytest.mark.slow
 def test_pages_weigh_less_than_three_megabytes_and_their_links_lead_somewhere():
     index = report.render_all()
     for path in (index, *index.parent.glob("*/*.html")):
