@@ -18,7 +18,7 @@ help:  ## List the commands.
 $(STAMP): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 was found. Install one, or name it: make setup PYTHON=/path/to/python3.11"; exit 2; }
 	@echo "Preparing $(VENV) with $$($(PYTHON) --version): some 220 packages, a few minutes the first time."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $(STAMP)
@@ -65,4 +65,4 @@ lock:  ## Resolve the exact versions anew (needs uv).
 		--no-emit-find-links --python-version 3.11 -o requirements.lock
 
 clean:  ## Remove outputs (not .venv).
-	@find outputs -mindepth 1 ! -name README.md -delete
+	@find outputs -mindepth 1 ! -path outputs/README.md -delete

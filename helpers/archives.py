@@ -9,13 +9,16 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError, is_litter, layout, printable
 
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, NotImplementedError)
+_BROKEN = (
+    zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, NotImplementedError,
+    ValueError, IndexError, RecursionError,  # names that are no text or empty, tar headers about headers
+)  # fmt: skip
 _MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that Python inflates in bounded steps
 
@@ -94,7 +97,7 @@ class ArchiveSource:
     def _is_zip(self) -> bool:
         with open(self._path, "rb") as file:
             start = file.read(512)
-        if start[257:262] == b"ustar" or any(start.startswith(magic) for magic in _MAGIC):
+        if _begins_as_tar(start) or any(start.startswith(magic) for magic in _MAGIC):
             return False  # asked first: a tar whose last member is a zip ends like a zip
         if zipfile.is_zipfile(self._path):
             return True
@@ -120,7 +123,8 @@ class ArchiveSource:
             start = file.read(6)
         opener = next((opener for magic, opener in _MAGIC.items() if start.startswith(magic)), open)
         with opener(self._path, "rb") as file:
-            archive = tarfile.TarFile(fileobj=_Guarded(file, self._limits.picture_bytes))
+            allowed = self._limits.unpacked(self._path.stat().st_size)
+            archive = tarfile.TarFile(fileobj=_Guarded(file, self._limits.picture_bytes, allowed))
             while (member := archive.next()) is not None:
                 archive.members.clear()  # or a long archive fills the memory
                 problem = "" if member.isreg() and not member.issparse() else "is a link or a device; not followed"
@@ -133,11 +137,21 @@ class ArchiveSource:
     def _one_sentence(self) -> Iterator[None]:
         try:
             yield
+        except SourceError:
+            raise
         except _BROKEN as error:
             why = printable(str(error))[:120].rstrip(".") or type(error).__name__
             raise SourceError(
                 f"{self._title} is damaged or cut short ({why}): fetch or pack it again."
             ) from error
+
+
+def _begins_as_tar(start: bytes) -> bool:
+    """Returns whether a file begins with the header of a tar, which tars from before 1988 do not name."""
+    with suppress(tarfile.HeaderError):
+        tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")  # its checksum is right
+        return True
+    return start[257:262] == b"ustar"
 
 
 def _leads_out(name: str) -> bool:
@@ -154,15 +168,20 @@ class _Member(NamedTuple):
 
 
 class _Guarded(io.RawIOBase):
-    """A file that refuses to hand out more at once than the largest picture: tar headers can ask for it."""
+    """A file that refuses to hand out more than the largest picture at once, or too much in all.
 
-    def __init__(self, file: io.IOBase, largest: int):
-        self._file, self._largest = file, largest + 1024
+    Headers of a tar can ask for both, and `ArchiveSource` only counts what its members say of their size.
+    """
+
+    def __init__(self, file: io.IOBase, largest: int, allowed: int):
+        self._file, self._largest, self._left = file, largest + 1024, allowed
 
     def read(self, size: int = -1) -> bytes:
-        if size < 0 or size > self._largest:
+        if size < 0 or size > min(self._largest, self._left):
             raise tarfile.ReadError("a header asks for more memory than allowed")
-        return self._file.read(size)
+        data = self._file.read(size)
+        self._left -= len(data)
+        return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._file.seek(offset, whence)

@@ -3,16 +3,19 @@
 import contextlib
 import errno
 import hashlib
+import html
 import json
 import os
 import re
 import shutil
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
-_CHUNK = 1 << 20
 PARTIAL = ".partial-"  # prefix of everything that is still being written
+_KEPT = "!#$%&'()*+,/:;=?@[]~"  # what stays as it is when requests quotes an address
 MINIMUM_FREE = 500 * 2**20  # bytes; the largest notebook leaves about 150 MB
+RUNNER = "WORKBOOK_RUNNER"  # variable of the environment, set in the kernels that the runner starts
 
 _current: str | None = None
 
@@ -23,16 +26,36 @@ def root() -> Path:
 
 
 def outputs() -> Path:
-    """Returns the folder that all runs write to: `$WORKBOOK_OUTPUTS`, or `outputs` in the root."""
+    """Returns the folder that all runs write to: `$WORKBOOK_OUTPUTS`, or `outputs` in the root.
+
+    A relative one counts from the root, so that a kernel, which starts elsewhere, finds the same folder.
+    """
     chosen = os.environ.get("WORKBOOK_OUTPUTS")
-    return Path(chosen).expanduser().resolve() if chosen else root() / "outputs"
+    return (root() / expanded(chosen)).resolve() if chosen else root() / "outputs"
+
+
+def expanded(path: str | Path) -> Path:
+    """Returns a path with `~` and `~user` replaced by the home folder.
+
+    Raises:
+        ValueError: If there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        name = Path(path).parts[0]
+        raise ValueError(
+            f"{str(path)!r} begins with {name}, and no user of this name has a home folder: "
+            f"name an existing user, or write ./{name} for a folder of this name."
+        ) from None
 
 
 def begin(stem: str, parameters: dict) -> Path:
     """Opens the output folder of one notebook.
 
-    Makes `outputs()/stem`, removes what an interrupted run left half-written and the claims of
-    the run before, and remembers `stem` as the notebook to which claims belong.
+    Makes `outputs()/stem`, removes what an interrupted run left half-written, the claims of the
+    run before and, unless the runner has just written it, how that run went, and remembers `stem`
+    as the notebook to which claims belong.
 
     Args:
         stem: Name of the notebook without its suffix, such as `"03_cnn_training"`.
@@ -46,17 +69,16 @@ def begin(stem: str, parameters: dict) -> Path:
     """
     global _current
     folder = outputs() / stem
-    try:
+    with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         remove_partial(folder)
-        (folder / "claims.json").unlink(missing_ok=True)
+        for stale in ("claims.json",) if os.environ.get(RUNNER) else ("claims.json", "run.json"):
+            (folder / stale).unlink(missing_ok=True)
         free = shutil.disk_usage(folder).free
         if free < MINIMUM_FREE:
             raise OSError(errno.ENOSPC, "the disk is almost full")
         shown = {name: public(value) if isinstance(value, str) else value for name, value in parameters.items()}
         write_json(folder / "parameters.json", shown)
-    except OSError as error:
-        raise OSError(error.errno, explain(error, folder)) from error
     _current = stem
     return folder
 
@@ -71,11 +93,49 @@ def public(source: str) -> str:
     >>> public("postgresql://me:se/cret@example.org/pets")
     'postgresql://example.org/pets'
     """
-    if "://" not in source:
-        return source
-    scheme, _, rest = source.partition("://")
-    user = r"[^/]*@" if scheme.lower() in ("http", "https") else r"[^:/]*(:[^@]*)?@"  # SQLAlchemy takes any sign but @
-    return f"{scheme}://{re.split('[?#]', re.sub(f'^{user}', '', rest))[0]}"
+    scheme, _, place, _ = _address(source)
+    return f"{scheme}://{place}" if scheme else source
+
+
+def concealed(text: str, source: str) -> str:
+    """Returns a text without what `public` takes away from an address, wherever it stands and however it is quoted.
+
+    A password of less than four signs, and a value of less than eight in a query, may be a word of
+    the text: it goes only where it stands beside its user or its name.
+
+    Example:
+
+    >>> concealed("GET /a.zip?token=sesame+open refused", "https://example.org/a.zip?token=sesame+open")
+    'GET /a.zip?*** refused'
+    """
+    scheme, user, place, query = _address(source)
+    password = user.removesuffix("@").partition(":")[2] if ":" in user else user.removesuffix("@")
+    if ":" not in user and scheme.lower() not in ("http", "https"):  # a name alone, such as `postgres`
+        password = ""
+    pairs = re.split("[&;#]", query.lstrip("?#"))
+    values = [value for pair in pairs if len(value := pair.partition("=")[2]) >= 8]
+    parts = [user, query.lstrip("?#"), *(pair for pair in pairs if "=" in pair), *values]
+    parts += [password] if len(password) >= 4 else []
+    same = {source.strip(): f"{scheme}://{place}"} if user or query else {}
+    for part in filter(None, parts):
+        same |= dict.fromkeys((part, urllib.parse.unquote(part), urllib.parse.quote(part, safe=_KEPT)), "***")
+    for part in list(same):
+        same |= dict.fromkeys((html.escape(part), repr(part)[1:-1], json.dumps(part)[1:-1]), same[part])
+    for part in sorted(same, key=len, reverse=True):
+        text = text.replace(part, same[part])
+    return text
+
+
+def _address(source: str) -> tuple[str, str, str, str]:
+    # An address as scheme, user and password with their @, place, and query with its mark; no scheme in other names.
+    found = re.fullmatch(r"\s*([A-Za-z][\w+.-]*)://(.*)", source, re.DOTALL)
+    if not found:
+        return "", "", source, ""
+    scheme, rest = found.groups()
+    web = scheme.lower() in ("http", "https")
+    user = re.match(r"([^/]*@)?" if web else r"([^:/]*(:[^@]*)?@)?", rest)[0]  # SQLAlchemy takes any sign but @
+    place = re.split("[?#]", rest[len(user) :])[0]
+    return scheme, user, place, rest[len(user) + len(place) :]
 
 
 def current() -> Path:
@@ -95,6 +155,15 @@ def working() -> Path:
     Only notebook N writes `outputs()/<N stem>`, so what a helper fetches or spools goes there, too.
     """
     return outputs() if _current is None else current()
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns an `OSError` of the block into one that says so in a sentence, see `explain`."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, explain(error, path)) from error
 
 
 def explain(error: OSError, path: Path) -> str:
@@ -210,12 +279,9 @@ def write_json(path: str | Path, content: object) -> Path:
 
 
 def sha256(path: str | Path) -> str:
-    """Returns the SHA-256 of a file's bytes in hexadecimal, reading one megabyte at a time."""
-    digest = hashlib.sha256()
+    """Returns the SHA-256 of a file's bytes in hexadecimal, a piece at a time."""
     with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_manifest(folder: str | Path, *, made_by: str, parameters: dict, **facts: object) -> Path:
@@ -233,7 +299,7 @@ def write_manifest(folder: str | Path, *, made_by: str, parameters: dict, **fact
     files = {
         file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": sha256(file)}
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != "manifest.json" and not file.name.startswith(PARTIAL)
+        if file.is_file() and file != folder / "manifest.json" and not file.name.startswith(PARTIAL)
     }
     content = {**facts, "made_by": made_by, "parameters": parameters, "files": files}
     return write_json(folder / "manifest.json", content)
@@ -253,11 +319,12 @@ def remove_partial(folder: Path) -> None:
         partial = [name for name in (*folders, *files) if name.startswith(PARTIAL)]
         folders[:] = set(folders).difference(partial)
         for leftover in (Path(parent, name) for name in partial):
-            if not _another_writes(leftover):
+            if not another_writes(leftover):
                 remove(leftover)
 
 
-def _another_writes(partial: Path) -> bool:
+def another_writes(partial: Path) -> bool:
+    """Says whether a process other than this one, which is alive, is writing a file or folder named `.partial-…`."""
     writer = re.match(rf"{re.escape(PARTIAL)}(\d+)-", partial.name)  # as `writing` and `writing_folder` name it
     if writer is None or int(writer[1]) == os.getpid():
         return False

@@ -1,6 +1,7 @@
 """Answers for whole folders, archives, databases: streamed, in shards, and taken up again after a kill."""
 
 import contextlib
+import csv
 import dataclasses
 import hashlib
 import json
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from helpers import artifacts, classifier, data, pictures, records, sources
+from helpers import artifacts, classifier, data, folders, pictures, records, sources
 from helpers.classifier import Classifier
 from helpers.records import DEFAULT_LIMITS, Limits, Record
 
@@ -76,7 +77,8 @@ def predict(
     class). Which model answered stands in the file's metadata and, with its checksum, in `<output>.manifest.json`.
 
     What is done lies in whole shards in `<output>.parts` until all is done. Called again after a kill, with the same
-    model and inputs, it goes on behind the last shard; with others it begins anew.
+    model and inputs, it goes on behind the last shard; with others, or files that have changed since, it begins anew.
+    Whether what a network address leads to has changed is not seen. The output may lie in a folder that is an input.
 
     Args:
         inputs: Each what `sources.open_source` takes, a single picture file, or a prepared data set's folder.
@@ -98,11 +100,11 @@ def predict(
     if shard < 1:
         raise ValueError(f"A shard has at least one row; received {shard}.")
     found = model if isinstance(model, Classifier) else classifier.load(model)
-    opened = [_open(one, query, limits) for one in inputs]
-    parts = output.with_name(f"{output.name}.parts")
+    parts, own = output.with_name(f"{output.name}.parts"), _own(output)
+    opened = [_open(one, query, limits, own) for one in inputs]
     with _complaining(output), _alone(parts, output):
-        job = {"model": _named(found), "inputs": inputs, "query": query, "shard": shard,
-               "content": [_fingerprint(one) for one in inputs]}  # fmt: skip
+        job = {"model": _named(found), "inputs": [records.public(one) for one in inputs], "query": query,
+               "shard": shard, "content": [_fingerprint(one, own) for one in inputs]}  # fmt: skip
         done = _take_up(parts, job)
         progress(done)
         _work(opened, found, parts, done, shard, limits, progress)
@@ -130,7 +132,24 @@ class _Input:
     rows: Callable[[Classifier, int], Iterator[_Rows]]
 
 
-def _open(text: str, query: str, limits: Limits) -> _Input:
+class _Others(folders.FolderSource):
+    """A folder of pictures, but for what this very call writes into it."""
+
+    def __init__(self, root: Path, own: frozenset[str], *, limits: Limits) -> None:
+        super().__init__(root, limits=limits)
+        inside = (Path(one) for one in own if Path(one).is_relative_to(self._root))
+        self._own = [one.relative_to(self._root).parts for one in inside]
+
+    def _files(self) -> Iterator[tuple[str, ...]]:
+        return (parts for parts in super()._files() if all(parts[: len(own)] != own for own in self._own))
+
+
+def _own(output: Path) -> frozenset[str]:
+    whole = os.path.join(os.path.realpath(output.parent), output.name)
+    return frozenset((whole, f"{whole}.manifest.json", f"{whole}.parts"))
+
+
+def _open(text: str, query: str, limits: Limits, own: frozenset[str]) -> _Input:
     path, title = Path(text).expanduser(), records.public(text)
     if "://" not in text and (path / "images.npy").is_file() and (path / "manifest.json").is_file():
         labels = np.load(path / "labels.npy", mmap_mode="r")
@@ -140,6 +159,8 @@ def _open(text: str, query: str, limits: Limits) -> _Input:
         one = (Record(path.name, path.read_bytes()) for _ in range(1))
         return _Input(title, lambda model, start: _decoded(one, [], model, start, limits))
     source = sources.open_source(text, query=query, limits=limits)
+    if isinstance(source, folders.FolderSource):
+        source = _Others(path, own, limits=limits)
     return _Input(title, lambda model, start: _decoded(source.records(), source.findings, model, start, limits))
 
 
@@ -314,6 +335,7 @@ def _join(parts: Path, output: Path, model: Classifier, inputs: list[str]) -> Su
             whole.write_table(table)
         if counts["rows"] == counts["unreadable"]:
             why = table["error"][0].as_py() if counts["rows"] else "there is nothing in it"
+            artifacts.remove(parts)  # whoever mends the input does not want these rows again
             raise ValueError(f"No picture in {', '.join(inputs)} could be read: the first {why}.")
     accuracy = counts["right"] / counts["labelled"] if counts["labelled"] else None
     content = {**counts, "accuracy": accuracy, "inputs": inputs, "model": _named(model), "classes": model.classes,
@@ -349,19 +371,37 @@ def _named(model: Classifier) -> dict:
     return {"name": model.name, "version": model.version, "sha256": model.checksum, "temperature": model.temperature}
 
 
-def _fingerprint(text: str) -> str:
-    """Returns a sign that changes with an input: sizes and times of its files. Of what is not a file, its address."""
-    path = Path(text).expanduser()
-    if "://" in text or not path.exists():
-        return text
-    digest = hashlib.sha256()
-    for folder, subfolders, files in os.walk(path) if path.is_dir() else [(path.parent, [], [path.name])]:
-        subfolders.sort()
-        for name in sorted(files):
-            with contextlib.suppress(OSError):
-                told = os.stat(os.path.join(folder, name))
-                digest.update(f"{folder}/{name} {told.st_size} {told.st_mtime_ns}\n".encode(errors="surrogateescape"))
+def _fingerprint(text: str, own: frozenset[str]) -> str:
+    """Returns a sign that changes with an input: its address, and the sizes and times of its files on this machine."""
+    digest = hashlib.sha256(text.encode(errors="surrogateescape"))
+    for path in _files(text, own):
+        with contextlib.suppress(OSError, ValueError):  # a name that none can have
+            told = os.stat(path)
+            digest.update(f"{path} {told.st_size} {told.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def _files(text: str, own: frozenset[str]) -> Iterator[str | Path]:
+    """Yields an input's files on this machine, but for those that this very call writes."""
+    path = Path(text).expanduser()
+    if "://" in text:
+        if text.startswith("sqlite"):
+            from sqlalchemy.engine import make_url
+
+            database = make_url(text).database or ""
+            yield from (database, f"{database}-wal")
+    elif path.is_dir():
+        for folder, subfolders, files in os.walk(path):
+            real = os.path.realpath(folder)
+            litter = {name for name in (*subfolders, *files) if records.is_litter((name,))}
+            litter |= {name for name in (*subfolders, *files) if os.path.join(real, name) in own}
+            subfolders[:] = sorted(set(subfolders) - litter)
+            yield from (os.path.join(folder, name) for name in sorted(set(files) - litter))
+    else:
+        yield path
+        if path.suffix.lower() == ".csv":
+            with contextlib.suppress(csv.Error, ValueError), open(path, newline="", encoding="utf-8-sig") as rows:
+                yield from (path.parent / (row.get("path") or "").strip() for row in csv.DictReader(rows))
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ class Batcher:
     Args:
         classifier: The loaded model.
         largest: The most pictures in one call; 1 leaves each request by itself.
-        waiting: The most pictures that wait.
+        waiting: The most pictures that wait; one request may have more, if no other waits.
         observe: Told the pictures of each call.
     """
 
@@ -54,7 +54,7 @@ class Batcher:
         Raises:
             Full: If too many pictures are waiting already.
         """
-        if self._waiting + len(images) > self._most:
+        if self._waiting and self._waiting + len(images) > self._most:
             raise Full(f"{self._waiting} pictures are waiting")
         answer = asyncio.get_running_loop().create_future()
         self._queue.append((images, answer))

@@ -7,11 +7,12 @@ goes together, and a kernel keeps those rows and columns whose numbers stay.
 
 import copy
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import keras
 import numpy as np
+
+from helpers import folding
 
 _SEPARABLE = (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D)
 _DEPTHWISE = (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)
@@ -202,7 +203,7 @@ class _Graph:
         self._fixed: set[int] = set()
         for entry in self.config["layers"]:
             self._follow(entry)
-        for name in _names(self.config["output_layers"]):
+        for name in folding.names(self.config["output_layers"]):
             self._fix(self._numbers[name])
 
     def channels(self, name: str) -> np.ndarray:
@@ -231,7 +232,7 @@ class _Graph:
         name, layer = entry["name"], self.layers[entry["name"]]
         if len(entry["inbound_nodes"]) > 1:
             raise _beyond(layer, "it is used more than once")
-        self.inputs[name] = sources = list(_sources(entry["inbound_nodes"]))
+        self.inputs[name] = sources = list(folding.sources(entry["inbound_nodes"]))
         before = [self._numbers[source] for source in sources]
         _check(layer, [len(numbers) for numbers in before])
         kind = _kind(layer)
@@ -327,29 +328,6 @@ def _mixes(layer: keras.Layer) -> bool:
         return np.ndim(layer.scale) > 0 or np.ndim(layer.offset) > 0
     activation = getattr(layer, "activation", None)
     return activation is not None and getattr(activation, "__name__", "") not in _ELEMENTWISE
-
-
-def _names(structure: object) -> Iterator[str]:
-    """Yields the layers' names in the [name, node, tensor] triples of a configuration."""
-    if isinstance(structure, dict):
-        structure = list(structure.values())
-    if structure and isinstance(structure[0], str):
-        yield structure[0]
-    else:
-        for part in structure:
-            yield from _names(part)
-
-
-def _sources(structure: object) -> Iterator[str]:
-    """Yields the names of the layers whose tensors are in a call's arguments."""
-    if isinstance(structure, dict):
-        if structure.get("class_name") == "__keras_tensor__":
-            yield structure["config"]["keras_history"][0]
-            return
-        structure = list(structure.values())
-    if isinstance(structure, list | tuple):
-        for part in structure:
-            yield from _sources(part)
 
 
 def _kernel(layer: keras.Layer) -> np.ndarray:

@@ -75,14 +75,25 @@ def judge(
 
 
 def read(stem: str | None = None) -> list[dict]:
-    """Returns the claims that a notebook has recorded, in order (`[]` before the first).
+    """Returns the claims that a notebook has recorded, in order (`[]` before the first, or if their file is damaged).
 
     Args:
         stem: Stem of the notebook; the current one if not given.
     """
     folder = artifacts.current() if stem is None else artifacts.outputs() / stem
-    path = folder / "claims.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    try:
+        entries = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return []
+    return entries if isinstance(entries, list) and all(map(_whole, entries)) else []
+
+
+def _whole(entry: object) -> bool:
+    kinds = {"claim": str, "measured": (bool, int, float, str), "unit": str, "held": bool}
+    try:
+        return all(isinstance(entry[name], kind) for name, kind in kinds.items()) and bool(bound_text(entry))
+    except (KeyError, IndexError, TypeError):
+        return False
 
 
 def table(stem: str | None = None) -> "pandas.DataFrame":  # noqa: F821

@@ -153,12 +153,17 @@ def _card(path: Path, checksum: str) -> dict:
     return card if isinstance(card, dict) and card.get("sha256") == checksum else {}
 
 
-def _checked(path: Path, found: Classifier) -> Classifier:
-    if not isinstance(found.temperature, int | float) or not 0 < found.temperature < float("inf"):
+def check_temperature(path: Path, temperature: object) -> None:
+    """Raises ValueError unless the logits of a model can be divided by its temperature."""
+    if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
         raise ValueError(
-            f"The temperature of {path} is {found.temperature!r}, and logits are divided by it: register the model "
+            f"The temperature of {path} is {temperature!r}, and logits are divided by it: register the model "
             "again with a number above 0."
         )
+
+
+def _checked(path: Path, found: Classifier) -> Classifier:
+    check_temperature(path, found.temperature)
     if len(found.classes) != found.predictor.classes:
         raise ValueError(
             f"{path} answers for {found.predictor.classes} classes, and {len(found.classes)} names are known: "

@@ -94,18 +94,26 @@ def decide(findings: pd.DataFrame, decisions: dict[str, str]) -> pd.DataFrame:
         decisions: For names of pictures, `"keep"` or `"drop"`.
 
     Raises:
-        ValueError: If there is no finding of that name or no such verdict, or if a picture shall stay that cannot be
-            read or is in the test set as well.
+        ValueError: If there is no finding about a picture of that name or no such verdict, or if a picture shall stay
+            that cannot be read, has no label, or is in the test set as well.
     """
     decided = findings.copy()
     for name, verdict in decisions.items():
-        own = findings["name"] == name
-        if not own.any():
+        named = findings["name"] == name
+        own = named & (findings["kind"] != "tiny class")  # whose name is that of the class
+        if not named.any():
             raise ValueError(f"There is no finding about {name!r}: judge those that are there, or mend its name.")
+        if not own.any():
+            raise ValueError(
+                f"{name!r} is a class of few pictures, and a verdict is about one picture: "
+                "bring more pictures of it, or take it out of the source."
+            )
         if verdict not in VERDICTS:
             raise ValueError(f"The verdict on {name!r} is {verdict!r}: it must be {' or '.join(VERDICTS)}.")
         if verdict == "keep" and (findings.loc[own, "row"] < 0).any():
             raise ValueError(f"{name!r} cannot be kept: there is no picture to be read. Mend the file.")
+        if verdict == "keep" and (findings.loc[own, "kind"] == "missing label").any():
+            raise ValueError(f"{name!r} cannot be kept: it has no label. Give it one in the source, or let it go.")
         if verdict == "keep" and (findings.loc[own, "kind"] == "two splits").any():
             raise ValueError(f"{name!r} cannot be kept: its twin is in the test or validation set. Drop that.")
         decided.loc[own, "action"] = "drop" if verdict == "drop" else "review"
@@ -474,7 +482,8 @@ def members(numbers: np.ndarray, rows: np.ndarray | None = None) -> list[np.ndar
 def _small(images: np.ndarray) -> np.ndarray:
     """Brings pictures to 32 x 32 greys, value for value as Pillow does it picture by picture.
 
-    Square ones are resized together. (Of others Pillow chooses which side it resizes first, and rounds in between.)
+    Small square ones are resized together: of large ones, Pillow's whole numbers take less time than our products.
+    (Of others Pillow chooses which side it resizes first, and rounds in between.)
 
     Args:
         images: uint8, shape (n, height, width, 1 or 3).
@@ -482,7 +491,7 @@ def _small(images: np.ndarray) -> np.ndarray:
     Returns:
         float64, shape (n, 32, 32), whole numbers from 0 to 255.
     """
-    if images.shape[1] != images.shape[2]:
+    if images.shape[1] != images.shape[2] or images.shape[1] > 128:
         return np.stack([_pillow_small(picture) for picture in images]).astype(np.float64)
     is_grey = images.shape[-1] == 1
     greys = images[..., 0] if is_grey else (images @ np.array([19595, 38470, 7471], np.uint32) + 2**15) >> 16

@@ -26,6 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     0: all went well. 1: a cell or a claim failed, or something is amiss. 2: the request was
     refused before or during the work; one sentence on stderr says why. 130: interrupted.
     """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may know no ✔; stderr replaces already
     parsed = _parser().parse_args(arguments)
     try:
         return parsed.command(parsed)
@@ -163,7 +165,8 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_numbers(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("numbers", nargs="*", metavar="NN", help="numbers of notebooks, such as 01 03 (default: all)")
+    together = "numbers of notebooks, all in one place, such as 01 03 (default: all)"  # argparse: not 01 --profile P 03
+    parser.add_argument("numbers", nargs="*", metavar="NN", help=together)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
@@ -188,7 +191,9 @@ def _refresh(parsed: argparse.Namespace) -> int:
 
 
 def _report(parsed: argparse.Namespace) -> int:
-    if parsed.folder is not None and not Path(parsed.folder).expanduser().is_dir():
+    from helpers import artifacts
+
+    if parsed.folder is not None and not artifacts.expanded(parsed.folder).is_dir():
         raise ValueError(f"There is no folder {parsed.folder}: name one that a run has written to.")
     _choose_outputs(parsed.folder)
     from helpers import report
@@ -261,6 +266,10 @@ def _serve(parsed: argparse.Namespace) -> int:
     key = os.environ.get("WORKBOOK_API_KEY")
     if parsed.api_key_file is not None:
         key = Path(parsed.api_key_file).expanduser().read_text(encoding="utf-8").partition("\n")[0].strip()
+        if not key:
+            raise ValueError(
+                f"The first line of {parsed.api_key_file} is empty: write the key there, or leave --api-key-file out."
+            )
     serving.supervise(
         parsed.registry or artifacts.outputs() / "registry",
         host=parsed.host,
@@ -291,9 +300,13 @@ def _kernel_install(parsed: argparse.Namespace) -> int:
 
 
 def _choose_outputs(folder: str | None) -> None:
+    from helpers import artifacts
+
     # The kernels inherit the environment: notebooks and runner agree on where files go.
     if folder is not None:
-        os.environ["WORKBOOK_OUTPUTS"] = str(Path(folder).expanduser().absolute())
+        if not folder.strip():
+            raise ValueError(f"The folder to write to is {folder!r}: name one, such as outputs, or leave it out.")
+        os.environ["WORKBOOK_OUTPUTS"] = str(artifacts.expanded(folder).absolute())
 
 
 def _sentence(error: Exception) -> str:

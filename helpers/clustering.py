@@ -169,7 +169,9 @@ class Shared(keras.callbacks.Callback):
     descent that is the step of the centroid along the mean of its weights' gradients. A centroid of
     exactly 0 stays 0, so what was pruned stays pruned without another callback. It happens in a
     constraint of each kernel: inside several steps an execution and inside XLA. The training step
-    is compiled anew at the start, and by the next training without this.
+    is compiled anew at the start, and by the next training without this. If a training breaks off
+    with an error, Keras does not say so to callbacks: the constraints stay until `release` is called
+    or another `Shared` takes over.
 
     Args:
         clusters: What `cluster_model` returned.
@@ -188,28 +190,35 @@ class Shared(keras.callbacks.Callback):
     def __init__(self, clusters: dict[str, Clusters]) -> None:
         super().__init__()
         self.clusters = dict(clusters)
-        self._shared: dict[str, keras.Variable] = {}
+        self._shared: dict[str, tuple[keras.Variable, _Means]] = {}
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         kernels = pruning.kernels(self.model)
         for name, clusters in self.clusters.items():
             _check_kernel(name, kernels, clusters)
-        self._shared = {name: kernels[name] for name in self.clusters}
-        for name, kernel in self._shared.items():
-            kernel.constraint = _Means(self.clusters[name])
-            kernel.assign(kernel.constraint(kernel))
+        self._shared = {name: (kernels[name], _Means(clusters)) for name, clusters in self.clusters.items()}
+        for kernel, means in self._shared.values():
+            kernel.constraint = means
+            kernel.assign(means(kernel))
         self.model.make_train_function(force=True)  # one compiled before knows nothing of the constraints
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        for name, kernel in self._shared.items():
+        for name, (kernel, means) in self._shared.items():
             # An average of the weights over time may only now have been put in their place.
-            kernel.assign(kernel.constraint(kernel))
+            kernel.assign(means(kernel))
             centroids, codes = self.clusters[name].centroids.copy(), self.clusters[name].codes
             centroids[codes.ravel()] = keras.ops.convert_to_numpy(kernel).ravel()
             self.clusters[name] = Clusters(centroids, codes)
-            kernel.constraint = None
+        self.release()
+
+    def release(self) -> None:
+        """Takes the constraints off again; weights of a cluster may differ from the next training on."""
+        for kernel, means in self._shared.values():
+            if kernel.constraint is means:
+                kernel.constraint = None
         self._shared = {}
-        self.model.train_function = None
+        if self.model is not None:
+            self.model.train_function = None
 
 
 class _Means:

@@ -48,7 +48,7 @@ def run(
 
     Args:
         train: Takes the columns of `settings` as keyword arguments; returns a history with a column
-            `epoch`, and arrays to keep beside it.
+            `epoch`, and arrays by name to keep beside it.
         settings: One row a run, such as optimizer, learning rate and seed.
         folder: Where the runs are kept.
         facts: What else decides the outcome: data, network, epochs, versions; JSON values. A run
@@ -59,7 +59,7 @@ def run(
         The histories under each other, and the arrays.
 
     Raises:
-        ValueError: If there is no setting, or one twice.
+        ValueError: If there is no setting, or one twice, or what `train` returns beside the history is no array.
     """
     if settings.empty or settings.duplicated().any():
         raise ValueError(
@@ -132,7 +132,8 @@ def _text(train: Callable) -> str:
 
 
 def _name(row: dict) -> str:
-    return "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in str(value))[:40] for value in row.values())
+    name = "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in str(value))[:40] for value in row.values())
+    return name.encode()[:200].decode(errors="ignore")  # a file's name has 255 bytes; the digest tells runs apart
 
 
 def _digest(row: dict, facts: dict) -> str:
@@ -141,6 +142,12 @@ def _digest(row: dict, facts: dict) -> str:
 
 
 def _write(path: Path, history: pd.DataFrame, arrays: dict) -> None:
+    for name, array in arrays.items():
+        if np.asarray(array).dtype.hasobject:
+            raise ValueError(
+                f"What is kept beside a history are arrays of numbers or texts; received {type(array).__name__} as "
+                f"{name!r}: return an array, or leave it out."
+            )
     with artifacts.writing(path) as partial:
         np.savez(partial, _history=history.to_csv(index=False), **arrays)
 

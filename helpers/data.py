@@ -65,14 +65,17 @@ class DataSet:
 
         Args:
             name: Of the split.
-            at_most: How many pictures; all of them if not given.
+            at_most: How many pictures, drawn by chance and always in the same order, so that any first part of them
+                is a fair sample. If not given, all of them as they lie: those of a folder come class by class.
 
         Raises:
             KeyError: If there is no such split; the message names those that there are.
         """
         if name not in self.splits:
             raise KeyError(f"There is no split {name!r}: this data set has {', '.join(self.splits)}.")
-        indices = self.splits[name][:at_most]
+        indices = self.splits[name]
+        if at_most is not None:
+            indices = np.random.default_rng(0).permutation(indices)[:at_most]
         return Rows(self.images, indices), self.labels[indices]
 
     def counts(self) -> dict[str, np.ndarray]:

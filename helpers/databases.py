@@ -45,10 +45,17 @@ class DatabaseSource:
     def __init__(self, url: str, query: str, *, limits: Limits = DEFAULT_LIMITS):
         self.findings: list[Finding] = []
         self._limits = limits
+        self._title = public(url)
         try:
             parsed = sqlalchemy.engine.make_url(url)
-            self._title = public(url)
+            self._name = printable(Path(parsed.database or "").name) or self._title
             self._engine = sqlalchemy.create_engine(_read_only(parsed), poolclass=sqlalchemy.pool.NullPool)
+        except SourceError:
+            raise
+        except ValueError:  # of int() or float(); it repeats what stands there, which may be a password
+            raise SourceError(
+                f"{self._title} is no address of a database: its port, or an option behind it, is to be a number."
+            ) from None
         except (exc.ArgumentError, exc.NoSuchModuleError) as error:
             raise SourceError(f"This is no database address that SQLAlchemy knows: {_short(error)}.") from error
         except ImportError as error:
@@ -56,7 +63,7 @@ class DatabaseSource:
         self._query = _only_select(query)  # after the address: `ftp://…` is no database that lacks a query
 
     def describe(self) -> str:
-        return f"a query to the database {Path(self._engine.url.database or '').name or self._title}"
+        return f"a query to the database {self._name}"
 
     def records(self) -> Iterator[Record]:
         self.findings.clear()
@@ -117,13 +124,14 @@ def _only_select(query: str) -> str:
 
 def _read_only(url: sqlalchemy.URL) -> sqlalchemy.URL:
     """Returns the URL with which SQLite opens its file for reading; a file that is not there is not made."""
-    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+    file = url.database or ":memory:"
+    if url.get_backend_name() != "sqlite" or file == ":memory:" or file.startswith("file:"):
         return url
-    if url.database.startswith("file:"):
-        return url
-    if not Path(url.database).is_file():
-        raise SourceError(f"There is no SQLite file {url.database}: check its path (relative ones have three slashes).")
-    return url.set(database=Path(url.database).absolute().as_uri()).update_query_dict({"mode": "ro", "uri": "true"})
+    if not Path(file).is_file():
+        raise SourceError(
+            f"There is no SQLite file {printable(file)}: check its path (relative ones have three slashes)."
+        )
+    return url.set(database=Path(file).absolute().as_uri()).update_query_dict({"mode": "ro", "uri": "true"})
 
 
 def _short(error: Exception) -> str:

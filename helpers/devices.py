@@ -141,8 +141,19 @@ def share_batches(count: int, *, names: list[str] | None = None) -> int:
     return 1
 
 
+def shares() -> int:
+    """Returns among how many devices each batch is split, and so what its size has to divide by."""
+    if keras.backend.backend() != "jax":
+        return replicas()
+    distribution = keras.distribution.distribution()
+    return 1 if distribution is None else distribution.device_mesh.devices.size
+
+
 def replicas() -> int:
-    """Returns how many TensorFlow replicas share a batch of the models built now; 1 elsewhere."""
+    """Returns how many TensorFlow replicas compute their share of a batch apart; 1 elsewhere.
+
+    JAX splits batches, too (`shares`), but computes with them as one.
+    """
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf

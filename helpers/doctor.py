@@ -11,7 +11,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from helpers import artifacts, kernel
@@ -19,6 +21,7 @@ from helpers.artifacts import size
 
 _SHOWN = ("keras", "tensorflow", "numpy", "pandas", "papermill", "jupyterlab")
 _DEVICES = "from helpers import devices; print(devices.setup())"
+_ANEW = "run `make -B setup`"  # without -B it does nothing where .venv is newer than the lock
 
 
 class Finding(NamedTuple):
@@ -48,6 +51,7 @@ def findings() -> Iterator[Finding]:
     """Looks at one thing after another, the slow one (devices, which imports Keras) last."""
     yield Finding("python", f"{platform.python_version()} in {sys.prefix}, {platform.system()} {platform.machine()}")
     yield _packages()
+    yield _helpers()
     yield _kernel()
     yield _disk()
     yield _data()
@@ -60,14 +64,25 @@ def _packages() -> Finding:
     missing = [name for name in _SHOWN if _version(name) is None]
     other = [name for name, version in wanted.items() if _version(name) not in (None, version)]
     if missing:
-        return Finding("packages", shown, "run `make setup`")
+        return Finding("packages", shown, _ANEW)
     if other:
         first = other[0]
         differing = (
             f"{len(other)} differ from requirements.lock, first {first} {_version(first)} (locked: {wanted[first]})"
         )
-        return Finding("packages", f"{shown}; {differing}", "run `make setup`")
+        return Finding("packages", f"{shown}; {differing}", _ANEW)
     return Finding("packages", shown)
+
+
+def _helpers() -> Finding:
+    # What JupyterLab's kernels import: they start in other folders, where the installation alone says what helpers are.
+    look = [sys.executable, "-P", "-c", "import helpers; print(helpers.__file__)"]
+    told = subprocess.run(look, capture_output=True, text=True, check=False).stdout.strip()
+    if not told:
+        return Finding("helpers", "Python finds none outside of this folder", _ANEW)
+    found = Path(told).resolve().parents[1]
+    mend = _ANEW if found != artifacts.root() else None
+    return Finding("helpers", f"those of {found}" + (f", and not those of {artifacts.root()}" if mend else ""), mend)
 
 
 def locked_versions() -> dict[str, str]:
@@ -112,7 +127,7 @@ def _data() -> Finding:
             with gzip.open(folder / f"{name}.gz") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
                     return Finding("data", f"{folder / name}.gz is not the file that was published", mend)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         return Finding("data", f"Fashion-MNIST cannot be read: {error}", mend)
     return Finding("data", f"Fashion-MNIST, {len(wanted)} files with the right SHA-256")
 
@@ -128,10 +143,10 @@ def _devices() -> Finding:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Finding("devices", "Keras did not start within three minutes", "run `make setup` again")
+        return Finding("devices", "Keras did not start within three minutes", _ANEW)
     if told.returncode:
         last = (told.stderr.strip().splitlines() or [f"status {told.returncode}"])[-1]
-        return Finding("devices", f"Keras does not start: {last}", "run `make setup` again")
+        return Finding("devices", f"Keras does not start: {last}", _ANEW)
     return Finding("devices", " ".join(told.stdout.split()))
 
 

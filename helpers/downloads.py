@@ -50,9 +50,13 @@ def download(
         SourceError: If the server says no, goes on failing, or sends another content than `sha256`.
     """
     shown = public(url)
+    try:
+        path = urlsplit(url).path
+    except ValueError:  # its message may repeat a password
+        raise _no_address(shown) from None
     folder = artifacts.working() / "cache" if folder is None else Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^\w.-]", "_", PurePosixPath(urlsplit(url).path).name)[-80:] or "download"
+    name = re.sub(r"[^\w.-]", "_", PurePosixPath(path).name)[-80:] or "download"
     target = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{name}"
     retry = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(attempts),
@@ -63,10 +67,15 @@ def download(
     with _alone(folder):
         try:
             version = retry(_fetch, url, target, limits.total_bytes)
+        except SourceError:
+            raise
         except (requests.RequestException, _Interrupted) as error:
-            raise SourceError(
-                f"{shown} could not be fetched in {counted(attempts, 'attempt')} ({_cause(error, url)}): try later."
-            ) from error
+            if isinstance(error, requests.exceptions.InvalidURL):
+                raise _no_address(shown) from error
+            tried = counted(retry.statistics["attempt_number"], "attempt")
+            raise SourceError(f"{shown} could not be fetched in {tried} ({_cause(error, url)}): try later.") from error
+        except ValueError as error:  # a host that is none, in the address or where the server sends us
+            raise _no_address(shown) from error
         received = artifacts.sha256(target)
         if sha256 and received != sha256.lower():
             forget(target)
@@ -111,6 +120,16 @@ class _Interrupted(Exception):
     """The server stopped early or is busy; worth another attempt."""
 
 
+def _no_address(shown: str) -> SourceError:
+    return SourceError(f"{shown} could not be fetched: it is, or leads to, no valid address. Mend its host and port.")
+
+
+def _range(response: requests.Response) -> tuple[int, int]:
+    """Returns where the part that a 206 brings begins, and the size of the whole; (-1, 0) where it does not say."""
+    told = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", "").strip())
+    return (int(told[1]), int(told[2])) if told else (-1, 0)
+
+
 def _cause(error: Exception, url: str) -> str:
     # urllib3 says what happened below its pools and retries; the address, and a query, may hold secrets.
     cause = getattr(error.args[0] if error.args else None, "reason", None) or error
@@ -125,13 +144,13 @@ def _fetch(url: str, target: Path, largest: int) -> str:
     """
     part, note = target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
     have = part.stat().st_size if part.exists() and note.exists() else 0
-    headers = {"Accept-Encoding": "identity"}
+    headers, kept = {"Accept-Encoding": "identity"}, ""
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": json.loads(note.read_text())["version"]}
     elif kept := _kept(target, largest):
         headers["If-None-Match" if kept.startswith('"') else "If-Modified-Since"] = kept
     with requests.get(url, headers=headers, stream=True, timeout=(10, 60)) as response:
-        if response.status_code == 304 and not have:
+        if response.status_code == 304 and kept:
             return kept
         if response.status_code == 416:
             part.unlink(missing_ok=True)
@@ -141,20 +160,24 @@ def _fetch(url: str, target: Path, largest: int) -> str:
             raise SourceError(
                 f"{public(url)} answered {response.status_code} {response.reason}: check the address."
             )
-        resumed = response.status_code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+        start, expected = 0, response.raw.length_remaining or 0  # 0: the server does not say how much it will send
+        if response.status_code == 206:
+            start, expected = _range(response)
+            if start != have:
+                part.unlink(missing_ok=True)
+                raise _Interrupted("the server sent another part of the file than it was asked for")
         version = response.headers.get("ETag", "") or response.headers.get("Last-Modified", "")
         note.unlink(missing_ok=True)
-        if not resumed:  # before the note: a part must never stand beside the version of another file
+        if not start:  # before the note: a part must never stand beside the version of another file
             part.unlink(missing_ok=True)
         version = "" if version.startswith("W/") else version
         if version:
             artifacts.write_json(note, {"version": version})
-        written = have if resumed else 0
-        expected = written + int(response.headers.get("Content-Length", 0))
+        written = start
         bar = tqdm(total=expected or None, initial=written, desc=target.name[13:], delay=_QUIET, leave=False,
                    unit="B", unit_scale=True)  # fmt: skip
         try:
-            with bar, open(part, "ab" if resumed else "wb") as file:
+            with bar, open(part, "ab" if start else "wb") as file:
                 # read1, not iter_content: what came before the connection broke is kept.
                 while chunk := response.raw.read1(1 << 16):
                     written += len(chunk)
@@ -164,7 +187,7 @@ def _fetch(url: str, target: Path, largest: int) -> str:
                     bar.update(len(chunk))
         except urllib3.exceptions.HTTPError as error:
             raise _Interrupted(f"the connection broke after {written:,} of {expected:,} bytes") from error
-    if written < expected:
+    if expected and written != expected:
         raise _Interrupted(f"the connection broke after {written:,} of {expected:,} bytes")
     part.replace(target)
     note.unlink(missing_ok=True)

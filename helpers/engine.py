@@ -128,7 +128,14 @@ class _Client(PapermillNotebookClient):
     process = None
 
     def start_new_kernel(self, **kwargs) -> None:
-        environment = {**os.environ, "WORKBOOK_OUTPUTS": str(artifacts.outputs())}
+        # The helpers of this checkout, wherever the installation looks for them.
+        places = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]
+        environment = {
+            **os.environ,
+            "WORKBOOK_OUTPUTS": str(artifacts.outputs()),
+            "PYTHONPATH": os.pathsep.join(filter(None, places)),
+            artifacts.RUNNER: "1",
+        }
         super().start_new_kernel(
             stdout=self.words, stderr=self.words, pass_fds=self.watch.keep_open, env=environment, **kwargs
         )

@@ -41,10 +41,11 @@ def correct(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
         predictions: Classes of shape (n,), or logits or probabilities of shape (n, classes).
 
     Raises:
-        ValueError: If there is no picture, or the two do not hold one entry for each.
+        ValueError: If there is no picture, the two do not hold one entry for each, or a logit is not finite.
     """
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if predictions.ndim == 2:
+        _check_finite(predictions)
         predictions = predictions.argmax(axis=1)
     if labels.ndim != 1 or labels.shape != predictions.shape or len(labels) == 0:
         raise ValueError(
@@ -81,15 +82,19 @@ def wilson_interval(
     share = successes / n
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    low = np.where(successes == 0, 0.0, middle - half)
+    low = np.where(successes == 0, 0.0, middle - half)  # exactly, where rounding would leave a trace
     high = np.where(successes == total, 1.0, middle + half)
     return np.clip(low, 0, 1), np.clip(high, 0, 1)
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, *, classes: int) -> np.ndarray:
-    """Counts how often class i (row) was predicted as class j (column); shape (classes, classes)."""
-    counts = np.bincount(np.asarray(labels) * classes + np.asarray(predictions), minlength=classes**2)
-    return counts.reshape(classes, classes)
+    """Counts how often class i (row) was predicted as class j (column); shape (classes, classes).
+
+    Raises:
+        ValueError: If a label or a prediction is no whole number from 0 to `classes - 1`.
+    """
+    labels, predictions = _whole(labels, classes, "labels"), _whole(predictions, classes, "predictions")
+    return np.bincount(labels * classes + predictions, minlength=classes**2).reshape(classes, classes)
 
 
 def recall_by_class(labels: np.ndarray, predictions: np.ndarray, classes: list[str]) -> "pandas.DataFrame":  # noqa: F821
@@ -148,15 +153,16 @@ def reliability_curve(labels: np.ndarray, probabilities: np.ndarray, *, bins: in
         bins: Number of bins between 0 and 1; a confidence on an edge falls in the bin below it.
 
     Raises:
-        ValueError: If `probabilities` holds other values than probabilities.
+        ValueError: If `probabilities` holds other values than probabilities, or there is no picture.
     """
     probabilities = np.asarray(probabilities, dtype=np.float64)
+    right = correct(labels, probabilities)
     if not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3) or probabilities.min() < 0:
         raise ValueError(
             "Calibration is about probabilities: rows of numbers from 0 that sum to 1. "
             "Take the softmax of logits first (scipy.special.softmax(logits, axis=1))."
         )
-    confidence, right = probabilities.max(axis=1), correct(labels, probabilities)
+    confidence = probabilities.max(axis=1)
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     count = np.bincount(place, minlength=bins)
     divisor = np.where(count > 0, count, np.nan)
@@ -194,6 +200,9 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
     Returns:
         A number from 0.05 to 20; above 1 where the model is too sure of itself.
 
+    Raises:
+        ValueError: If there is no picture, or a logit is not finite.
+
     Example:
 
     >>> round(fit_temperature(np.array([0, 0, 0, 1]), np.array([[4.0, 0.0]] * 4)), 2)  # 3 of 4 right: log(3) apart
@@ -202,31 +211,14 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
     Reference:
         Guo et al., 2017, https://arxiv.org/abs/1706.04599
     """
-    labels, logits = np.asarray(labels), np.asarray(logits, float)
-    rows = np.arange(len(labels))
+    logits = np.asarray(logits, float)
+    correct(labels, logits)  # refuses what cannot be judged
+    labels, rows = _whole(labels, logits.shape[1], "labels"), np.arange(len(logits))
 
     def loss(log_temperature: float) -> float:
         return -special.log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean()
 
     return float(np.exp(optimize.minimize_scalar(loss, bounds=(-3, 3), options={"xatol": 1e-6}).x))
-
-
-def mean_interval(values: np.ndarray, *, confidence: float = 0.95) -> Interval:
-    """Returns the mean of a few runs with Student's interval for it; for runs over several seeds.
-
-    With one value the interval is everything.
-
-    Example:
-
-    >>> [round(end, 3) for end in mean_interval([1.0, 2.0, 3.0])]
-    [2.0, -0.484, 4.484]
-    """
-    values = np.asarray(values, float)
-    mean = float(values.mean())
-    if len(values) < 2:
-        return Interval(mean, -np.inf, np.inf)
-    half = stats.t.ppf(0.5 + confidence / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return Interval(mean, float(mean - half), float(mean + half))
 
 
 def bootstrap_interval(
@@ -282,3 +274,22 @@ def surest_mistakes(labels: np.ndarray, probabilities: np.ndarray, *, count: int
     wrong = np.flatnonzero(~correct(labels, probabilities))
     confidence = np.asarray(probabilities).max(axis=1)[wrong]
     return wrong[np.argsort(-confidence, kind="stable")][:count]
+
+
+def _check_finite(logits: np.ndarray) -> None:
+    wrong = np.count_nonzero(~np.isfinite(logits).all(axis=1))
+    if wrong:
+        raise ValueError(
+            f"{wrong:,} of {len(logits):,} pictures have logits or probabilities that are not finite, as those of a "
+            "model whose training diverged: train it again with a lower learning rate."
+        )
+
+
+def _whole(values: np.ndarray, classes: int, name: str) -> np.ndarray:
+    values = np.asarray(values)
+    if values.size and (values.dtype.kind not in "iub" or values.min() < 0 or values.max() >= classes):
+        raise ValueError(
+            f"{classes} classes have {name} that are whole numbers from 0 to {classes - 1}; "
+            f"received {values.dtype} from {values.min()} to {values.max()}."
+        )
+    return values.astype(np.int64)  # of uint8, products would overflow

@@ -1,6 +1,9 @@
 """Exercises that check themselves: what a reader's function must do, in sentences like those of the claims."""
 
 from collections.abc import Callable
+from numbers import Real
+
+import numpy as np
 
 from helpers import claims
 
@@ -24,7 +27,7 @@ def check(
         within: Lowest and highest figure, inclusive.
 
     Raises:
-        ValueError: If not exactly one bound is given for a number, or any for a bool.
+        ValueError: If more than one bound is given, or none for a number.
 
     Example:
 
@@ -32,6 +35,8 @@ def check(
     ✔ Twice three is six
     >>> check("Half of three is two", lambda: 3 / 2, within=(2, 2))
     ✘ Half of three is two: it is 1.5, expected 2 to 2
+    >>> check("Nothing is two", lambda: None, within=(2, 2))
+    ✘ Nothing is two: it returned None
     """
     try:
         measured = measure()
@@ -41,6 +46,24 @@ def check(
     except Exception as error:  # a reader's code raises whatever it likes
         print(f"✘ {statement}: it raised {type(error).__name__}: {error}")
         return
+    if at_least is not None or at_most is not None or within is not None:
+        measured = _number(measured)
+    if not isinstance(measured, Real | np.bool_):
+        print(f"✘ {statement}: it returned {_shown(measured)}")
+        return
     entry = claims.judge(statement, measured, at_least=at_least, at_most=at_most, within=within)
     found = f": it is {claims.short(entry['measured'])}, expected {claims.bound_text(entry)}"
     print(f"✔ {statement}" if entry["held"] else f"✘ {statement}{found}")
+
+
+def _number(measured: object) -> object:
+    # A number in whatever form, such as a tensor, as a float; anything else as it is.
+    try:
+        return measured if isinstance(measured, str) else float(measured)
+    except Exception:  # each library raises its own
+        return measured
+
+
+def _shown(measured: object) -> str:
+    text = " ".join(repr(measured).split())
+    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -169,7 +169,12 @@ def _check(
         raise ValueError(f'quantization is None, "float16", "dynamic" or "int8"; received {quantization!r}.')
     if quantization and path.suffix != ".tflite":
         raise ValueError(f"Only a .tflite file is quantized on export; received {path.name} with {quantization!r}.")
-    inputs, outputs = model.inputs, model.outputs
+    inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
+    if not inputs or not outputs:
+        raise ValueError(
+            f"{model.name} cannot be exported: a functional model, or a sequential one that knows the shape of its "
+            "input, is expected."
+        )
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or None in inputs[0].shape[1:]:
         shapes = [tuple(tensor.shape) for tensor in inputs]
         raise ValueError(

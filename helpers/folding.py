@@ -1,14 +1,14 @@
 """A model built again with other layers: some replaced, some left out, batch normalization folded into others."""
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 
 import keras
 import numpy as np
 
 _LINEAR = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.Dense)
 _POOLS = (keras.layers.MaxPooling2D, keras.layers.AveragePooling2D)
-_OUTSIDE = ""  # in place of a name: what feeds the model, and what reads its outputs
+_OUTSIDE = ""  # in place of a name: what reads the model's outputs
 
 
 def fold_batch_normalization(model: keras.Model) -> keras.Model:
@@ -59,12 +59,13 @@ def without_softmax(model: keras.Model) -> keras.Model:
     """Returns a model that gives logits: the one received, or a copy if that ends in a softmax.
 
     Distillation divides logits by a temperature, and integers hold them better than probabilities.
+    Dropout and a linear activation behind the softmax, such as a cast to float32, do not hide it.
 
     Args:
         model: A functional or sequential model with one output.
 
     Raises:
-        ValueError: If it ends in a softmax and is not one of those.
+        ValueError: If it is not one of those, or its softmax is in a model inside it or is no layer.
 
     Example:
 
@@ -72,10 +73,17 @@ def without_softmax(model: keras.Model) -> keras.Model:
     >>> without_softmax(model).layers[-1].activation.__name__
     'linear'
     """
-    last, softmax = model.layers[-1], keras.activations.softmax
+    last = _end(model)
+    inner = isinstance(last, keras.Model) and without_softmax(last) is not last
+    if inner or (type(last).__name__ == "Softmax" and not isinstance(last, keras.Layer)):
+        place = f"in the model {last.name} inside it" if inner else "an operation and no layer"
+        raise ValueError(
+            f"{model.name} ends in a softmax that is {place}, and cannot be taken out: build it as one graph of "
+            "layers that ends in a layer Softmax or in one with activation='softmax'."
+        )
     if isinstance(last, keras.layers.Softmax):
         return rebuild(model, without=[last.name])
-    if getattr(last, "activation", None) is not softmax:
+    if getattr(last, "activation", None) not in (keras.activations.softmax, keras.ops.softmax):
         return model
 
     def copy(layer: keras.Layer) -> keras.Layer:
@@ -113,11 +121,39 @@ def rebuild(
     return copied
 
 
+def names(structure: object) -> Iterator[str]:
+    """Yields the layers' names in the [name, node, tensor] triples of a functional model's configuration."""
+    if isinstance(structure, dict):
+        structure = list(structure.values())
+    if structure and isinstance(structure[0], str):
+        yield structure[0]
+    else:
+        for part in structure:
+            yield from names(part)
+
+
+def sources(structure: object) -> Iterator[str]:
+    """Yields the names of the layers whose tensors are in a call's arguments, as a configuration holds them."""
+    if isinstance(structure, dict):
+        if structure.get("class_name") == "__keras_tensor__":
+            yield structure["config"]["keras_history"][0]
+            return
+        structure = list(structure.values())
+    if isinstance(structure, list | tuple):
+        for part in structure:
+            yield from sources(part)
+
+
 def _copy(layer: keras.Layer) -> keras.Layer:
     return type(layer).from_config(layer.get_config())
 
 
 def _clone(model: keras.Model, copy: Callable, call: Callable) -> keras.Model:
+    return keras.models.clone_model(_functional(model), clone_function=copy, call_function=call)
+
+
+def _functional(model: keras.Model) -> keras.Model:
+    """Returns a model as a graph: functional, so that calls can be changed; uncompiled, so that a copy is, too."""
     if not getattr(model, "inputs", None):
         raise ValueError(
             f"{model.name} cannot be rebuilt layer by layer: a functional model, or a sequential one that knows "
@@ -125,9 +161,18 @@ def _clone(model: keras.Model, copy: Callable, call: Callable) -> keras.Model:
         )
     single = isinstance(model, keras.Sequential)
     inputs, outputs = (model.inputs[0], model.outputs[0]) if single else (model.input, model.output)
-    # Functional, so that calls can be changed; uncompiled, so that the copy is, too.
-    functional = keras.Model(inputs, outputs, name=model.name)
-    return keras.models.clone_model(functional, clone_function=copy, call_function=call)
+    return keras.Model(inputs, outputs, name=model.name)
+
+
+def _end(model: keras.Model) -> keras.Operation:
+    """Returns the operation that makes the output, before those that pass it on as it is at prediction."""
+    made = _functional(model).outputs[0]._keras_history
+    while isinstance(made.operation, keras.layers.Dropout) or (
+        isinstance(made.operation, keras.layers.Activation)
+        and made.operation.activation is keras.activations.linear
+    ):
+        made = made.operation._inbound_nodes[made.node_index].input_tensors[0]._keras_history
+    return made.operation
 
 
 def _affine(layer: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
@@ -141,8 +186,8 @@ def _affine(layer: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndar
 
 def _foldable(model: keras.Model) -> dict[str, str]:
     """Returns the names of the layers that can take over a normalization, each with the name of that."""
-    sources, layers, folded = _sources(model), {layer.name: layer for layer in model.layers}, {}
-    used = Counter(name for names in sources.values() for name in names)
+    feeding, layers, folded = _feeding(model), {layer.name: layer for layer in model.layers}, {}
+    used = Counter(name for feeders in feeding.values() for name in feeders)
     for layer in model.layers:
         # Along another axis than the last, the channels are not those of the layer before.
         if type(layer) is not keras.layers.BatchNormalization or layer.axis not in (-1, layer.input_spec.ndim - 1):
@@ -150,30 +195,19 @@ def _foldable(model: keras.Model) -> dict[str, str]:
         negative = np.any(_affine(layer)[0] < 0)
         before = layer
         while before is layer or (type(before) in _POOLS and not (negative and type(before) is _POOLS[0])):
-            feeding = sources[before.name]
-            if len(feeding) != 1 or feeding[0] not in layers or used[feeding[0]] != 1:
+            feeders = feeding[before.name]
+            if len(feeders) != 1 or feeders[0] not in layers or used[feeders[0]] != 1:
                 break  # what is not among the layers is an input, or an operation that is no layer
-            before = layers[feeding[0]]
+            if getattr(layers[feeders[0]], "data_format", "channels_last") != "channels_last":
+                break  # its channels are not the last axis
+            before = layers[feeders[0]]
         if type(before) in _LINEAR and before.activation is keras.activations.linear:
             folded[before.name] = layer.name
     return folded
 
 
-def _sources(model: keras.Model) -> dict[str, list[str]]:
+def _feeding(model: keras.Model) -> dict[str, list[str]]:
     """Returns the names of the layers that feed each layer, over all of its calls, and the outputs."""
-    made, sources = {}, defaultdict(list)
-
-    def source(x: keras.KerasTensor) -> str:
-        return made.get(id(x), (_OUTSIDE, x))[0]
-
-    def call(layer: keras.Layer, *args, **options):
-        read = [x for x in keras.tree.flatten((args, options)) if isinstance(x, keras.KerasTensor)]
-        outputs = layer(*args, **options)
-        sources[layer.name] += [source(x) for x in read]
-        # With the tensor itself, so that its id is not given to another one.
-        made.update({id(x): (layer.name, x) for x in keras.tree.flatten(outputs)})
-        return outputs
-
-    copied = _clone(model, _copy, call)
-    sources[_OUTSIDE] = [source(x) for x in copied.outputs]
-    return sources
+    config = _functional(model).get_config()
+    feeding = {entry["name"]: list(sources(entry["inbound_nodes"])) for entry in config["layers"]}
+    return {**feeding, _OUTSIDE: list(names(config["output_layers"]))}

@@ -78,7 +78,7 @@ def _adam(optimizer, gradient, variable, learning_rate):
         return type(optimizer).update_step(optimizer, gradient, variable, learning_rate)
     place = optimizer._get_variable_index(variable)
     momentum, velocity = optimizer._momentums[place].value, optimizer._velocities[place].value
-    step = tf.cast(optimizer.iterations.value + 1, "float32")
+    step = tf.cast(optimizer.iterations + 1, "float32")  # a tensor where gradients are accumulated
     return tf.raw_ops.ResourceApplyAdam(
         var=variable.handle, m=momentum.handle, v=velocity.handle,
         beta1_power=optimizer.beta_1**step, beta2_power=optimizer.beta_2**step, lr=tf.cast(learning_rate, "float32"),

@@ -10,25 +10,29 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError, printable
+from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError, clean_label, printable
 
 
 class IdxSource:
     """IDX files as MNIST and its kin have them: `<part>-images-idx3-ubyte` and `<part>-labels-idx1-ubyte`, raw or .gz.
 
     The parts `train` and `t10k` (or `test`) are the published splits. `classes.json` beside them names the
-    classes in the order of the labels; by `checksums.json` their decompressed content is checked.
+    classes in the order of the labels, each once; by `checksums.json` (SHA-256 by file name, or objects that
+    hold one) their decompressed content is checked.
 
     Args:
         root: The folder.
         limits: How much is believed of each file.
+
+    Raises:
+        SourceError: If `classes.json` or `checksums.json` is there and is not of that form.
     """
 
     def __init__(self, root: str | Path, *, limits: Limits = DEFAULT_LIMITS):
         self.findings: list[Finding] = []
         self._root, self._limits = Path(root).resolve(), limits
-        self.classes = self._json("classes.json", list)
-        self._checksums = self._json("checksums.json", dict) or {}
+        self.classes = self._class_names()
+        self._checksums = self._sums()
 
     def describe(self) -> str:
         return f"the IDX files of {printable(self._root.name)}"
@@ -91,9 +95,39 @@ class IdxSource:
                     raise EOFError("it goes on after its end")
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise SourceError(f"{path.name} is damaged or cut short ({error}): fetch it again.") from error
-        expected = self._checksums.get(path.name.removesuffix(".gz"), {}).get("sha256")
-        if expected and expected != digest.hexdigest():
+        expected = self._checksums.get(path.name.removesuffix(".gz"), digest.hexdigest())
+        if expected != digest.hexdigest():
             raise SourceError(f"{path.name} is not what checksums.json says: fetch it again.")
+
+    def _class_names(self) -> list[str] | None:
+        given = self._json("classes.json", list)
+        if given is None:
+            return None
+        names = [clean_label(name) if isinstance(name, str | int | float) else None for name in given]
+        for label, name in enumerate(names):
+            if name is None:
+                raise SourceError(
+                    f"classes.json names the class of label {label} {json.dumps(given[label])[:40]}: "
+                    "it must be a text that is not empty, or a number."
+                )
+            if name in names[:label]:
+                raise SourceError(
+                    f"classes.json has the name {name!r} for the labels {names.index(name)} and {label}: "
+                    "each label needs a name of its own."
+                )
+        return names
+
+    def _sums(self) -> dict[str, str]:
+        sums = {}
+        for name, entry in (self._json("checksums.json", dict) or {}).items():
+            expected = entry.get("sha256") if isinstance(entry, dict) else entry
+            if not isinstance(expected, str):
+                raise SourceError(
+                    f"checksums.json holds {json.dumps(entry)[:40]} for {printable(name)}: "
+                    'it must be a SHA-256 in quotes, or {"sha256": …} with one.'
+                )
+            sums[name] = expected.lower()
+        return sums
 
     def _json(self, name: str, kind: type) -> list | dict | None:
         path = self._root / name

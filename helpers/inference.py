@@ -144,6 +144,7 @@ def load(path: str | Path, *, threads: int | None = None, call: str = "predict",
         raise ValueError(f"{path} is not a classifier of pictures: it takes {shape} and gives {logits.shape[1:]}.")
     batch = _LARGE_BATCH if runtime in ("Keras", "SavedModel") else _BATCH
     batch = max(1, min(batch, batch * 784 // int(np.prod(shape))))
+    batch = batch if batch == 1 or _takes_two(run, shape) else 1
     name = "Keras call" if runtime == "Keras" and call == "direct" else runtime
     return Predictor(path, name, shape, logits.shape[1], run, batch)
 
@@ -180,6 +181,9 @@ def operators(path: str | Path) -> "pandas.DataFrame":  # noqa: F821
         One row for each kind: `operator`, `input`, `weights` (the type of its constants but for sizes and indices,
         or empty), `output`, `count`, and `float`: whether it takes or gives floating-point numbers. In the order
         in which they first occur.
+
+    Raises:
+        FileNotFoundError, ValueError: As in `load`, or if it is another kind of file.
     """
     import pandas as pd
 
@@ -189,6 +193,7 @@ def operators(path: str | Path) -> "pandas.DataFrame":  # noqa: F821
         load(path)  # the runtime verifies what is read below
         rows = modelfiles.litert_operators(content)
     elif path.suffix == ".onnx":
+        load(path)
         rows = modelfiles.onnx_operators(path)
     else:
         raise ValueError(f"Operators are listed of .tflite, .tflite.xz and .onnx files; received {path.name}.")
@@ -383,6 +388,14 @@ def _joules_since(before: int | None) -> float | None:
     if after < before:  # the counter has begun anew
         after += int((_RAPL / "max_energy_range_uj").read_text())
     return (after - before) / 1e6
+
+
+def _takes_two(run: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> bool:
+    """Says whether a model answers for two pictures at a time; one whose batch is fixed does not."""
+    try:
+        return len(run(np.zeros((2, *shape), np.uint8))) == 2
+    except Exception:  # runtimes raise whatever they like
+        return False
 
 
 def _runtime(path: Path) -> str:

@@ -64,7 +64,7 @@ def install(prefix: str | Path | None = None, *, user: bool = False) -> Path:
 
         data = Path(jupyter_data_dir())
     else:
-        data = Path(prefix or sys.prefix).expanduser().absolute() / "share" / "jupyter"
+        data = artifacts.expanded(prefix or sys.prefix).absolute() / "share" / "jupyter"
     folder = data / "kernels" / NAME
     text = json.dumps(spec(), indent=1, sort_keys=True) + "\n"
     try:
@@ -128,9 +128,8 @@ def _install_command(stale: str | None = None) -> str:
 
 def _same_python(path: str) -> bool:
     # Links alone do not tell: every virtual environment links to the same interpreter.
-    return os.path.dirname(os.path.normpath(path)) == os.path.dirname(os.path.normpath(sys.executable)) and (
-        os.path.realpath(path) == os.path.realpath(sys.executable)
-    )
+    mine, other = (os.path.realpath(os.path.dirname(one)) for one in (sys.executable, path))
+    return mine == other and os.path.realpath(path) == os.path.realpath(sys.executable)
 
 
 def _read(folder: Path) -> str | None:

@@ -89,20 +89,32 @@ def triton(
         largest: The most pictures in one call.
 
     Raises:
-        ValueError: If the file is no such model, or the name cannot be one.
+        ValueError: If the file is no such model or has its weights in other files, or a name or a number cannot be one.
     """
     import onnx
 
     _check(name, version)
+    if largest < 1:
+        raise ValueError(f"largest is the most pictures in one call, from 1; received {largest}.")
+    for label in classes:
+        if "\n" in label:
+            raise ValueError(f"labels.txt holds a class name a line; received {label!r}: take the line break out.")
     try:
-        graph = onnx.load(onnx_file).graph
+        graph = onnx.load(onnx_file, load_external_data=False).graph
         (source,), (target,) = graph.input, graph.output
     except Exception as error:  # protobuf's errors, and a graph of another form
         raise ValueError(f"{onnx_file} is no ONNX classifier ({type(error).__name__}): export it again.") from error
+    tensors = [*graph.initializer, *(attribute.t for node in graph.node for attribute in node.attribute)]
+    if any(map(onnx.external_data_helper.uses_external_data, tensors)):
+        raise ValueError(
+            f"{onnx_file} has its weights in other files, and one file is copied: "
+            "put them into it with onnx.save(onnx.load(path), path)."
+        )
     filled = {"name": name, "largest": largest}
     for role, tensor in (("source", source), ("target", target)):
         kind = onnx.TensorProto.DataType.Name(tensor.type.tensor_type.elem_type)
-        dims = [side.dim_value for side in tensor.type.tensor_type.shape.dim][1:]
+        sides = tensor.type.tensor_type.shape.dim
+        dims = [side.dim_value if side.HasField("dim_value") else -1 for side in sides][1:]
         filled |= {role: tensor.name, f"{role}_type": _TRITON_TYPES.get(kind, kind), f"{role}_dims": dims}
     if filled["target_dims"] != [len(classes)]:
         raise ValueError(f"{onnx_file} answers for {filled['target_dims']} classes; received {len(classes)} names.")

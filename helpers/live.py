@@ -20,7 +20,7 @@ from helpers.protocols import Expected, Refused
 from helpers.telemetry import Telemetry
 
 _POLL = 0.2  # seconds between two looks at what is promoted
-_KEPT = 3  # versions of a model that stay loaded beside the promoted one
+_KEPT = 3  # versions, those of all models together, that stay loaded beside the promoted ones
 
 
 class Live:

@@ -47,7 +47,7 @@ def run(
     Returns:
         One row for each request: `number`, `start` (seconds from the first one), `ms` (from sending, tries that
         broke off included), `status` (0 if the connection broke off and patience was over), `tries`, `right`
-        (True without a `check`).
+        (status 200, and `check`, if there is one, agrees).
     """
     address = urlsplit(url)
     host, port = address.hostname, address.port

@@ -25,22 +25,19 @@ def held(folder: Path) -> Iterator[int]:
     """
     import fcntl
 
-    try:
+    with artifacts.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise OSError(error.errno, artifacts.explain(error, folder)) from error
     try:
         _acquire(fcntl, descriptor, folder)
-        try:
+        with artifacts.explained(folder):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             if shutil.disk_usage(folder).free < artifacts.MINIMUM_FREE:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             for leftover in folder.glob(artifacts.PARTIAL + "*"):
-                artifacts.remove(leftover)
-        except OSError as error:
-            raise OSError(error.errno, artifacts.explain(error, folder)) from error
+                if not artifacts.another_writes(leftover):
+                    artifacts.remove(leftover)
         yield descriptor
     finally:
         os.close(descriptor)

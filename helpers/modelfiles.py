@@ -3,6 +3,7 @@
 import json
 import lzma
 import zipfile
+import zlib
 from pathlib import Path
 
 LARGEST = 2**30  # bytes that a packed file may expand to
@@ -54,7 +55,7 @@ def check_keras(path: Path) -> None:
                 raise ValueError(f"{path} expands to more than {_LARGEST_ARCHIVE} bytes.")
             with archive.open("config.json") as file:
                 config = json.loads(file.read(_LARGEST_CONFIG))
-    except (zipfile.BadZipFile, KeyError, EOFError, OSError, RecursionError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, KeyError, EOFError, OSError, RuntimeError, zlib.error, lzma.LZMAError) as error:
         raise ValueError(f"{path} is not a .keras file ({str(error).strip(chr(39))}).") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not a .keras file (its config.json is not text).") from error
@@ -80,15 +81,19 @@ def _check_parts(config: object, path: Path) -> None:
 
 def _check_part(part: dict, path: Path) -> None:
     name, module, registered = part["class_name"], part.get("module"), part.get("registered_name")
+    if not isinstance(name, str):
+        raise ValueError(f"{path} is not a .keras file (a class_name in its config.json is {name!r:.100}, not a name).")
     if name in _RUN_CODE:
         raise ValueError(
             f"{path} is refused: its layer {name} can run code that comes with the file. "
             "Replace that layer by one of Keras's own and save the model again."
         )
-    if module is None and str(name).startswith("__"):  # plain values: __numpy__, __tensor__, __keras_tensor__
+    if module is None and name.startswith("__"):  # plain values: __numpy__, __tensor__, __keras_tensor__
         return
-    what = part.get("config") if name == "function" else name
-    if module == "builtins" or _is_known(registered) or _brings(str(module), function=name == "function"):
+    function = name == "function"
+    what = part.get("config") if function else name
+    # Keras looks a class up by the name it was registered under, a function by its own.
+    if module == "builtins" or _is_known(what if function else registered) or _brings(str(module), function=function):
         return
     raise ValueError(
         f"{path} is refused: it asks for {module}.{what}, which is no part of a network that Keras brings. "

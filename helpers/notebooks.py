@@ -52,12 +52,21 @@ def find(folder: Path | None = None) -> dict[str, Notebook]:
     return found
 
 
-def read(path: Path) -> Notebook:
-    """Returns what a notebook's file says about it, without running anything."""
+def load(path: Path) -> "nbformat.NotebookNode":  # noqa: F821
+    """Returns the content of a notebook's file; `"tags": null` is no tags."""
     import nbformat
 
+    content = nbformat.read(path, as_version=4)
+    for cell in content.cells:
+        if cell.metadata.get("tags", ()) is None:
+            del cell.metadata["tags"]
+    return content
+
+
+def read(path: Path) -> Notebook:
+    """Returns what a notebook's file says about it, without running anything."""
     try:
-        content = nbformat.read(path, as_version=4)
+        content = load(path)
     except Exception as error:  # nbformat raises many kinds for a file that is not a notebook
         raise ValueError(f"{path} cannot be read as a notebook: {error}") from error
     intro = next((cell.source for cell in content.cells if cell.cell_type == "markdown"), "")
@@ -91,9 +100,9 @@ def with_parameters(notebook: Notebook, given: dict[str, object]) -> dict:
     return values
 
 
-def hint(name: str, known: dict | list) -> str:
+def hint(name: object, known: dict | list) -> str:
     """Returns what to say after an unknown name: the closest known one, or all of them."""
-    close = difflib.get_close_matches(name.upper(), known, n=1)
+    close = difflib.get_close_matches(str(name).upper(), known, n=1)  # YAML reads `on: 1` as `True: 1`
     if close:
         return f"did you mean {close[0]}?"
     return f"it knows {', '.join(known)}." if known else "it has none."

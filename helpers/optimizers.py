@@ -86,8 +86,8 @@ def adagrad(w: Array, g: Array, state: dict, *, rate=0.001, accumulator=0.1, eps
     Reference:
         Duchi et al., 2011, figure 1 with diagonal matrices, https://jmlr.org/papers/v12/duchi11a.html
     """
-    v = state["v"] = state.get("v", accumulator) + g**2
-    return w - rate * g / np.sqrt(v + epsilon)
+    s = state["s"] = state.get("s", accumulator) + g**2
+    return w - rate * g / np.sqrt(s + epsilon)
 
 
 def rmsprop(w: Array, g: Array, state: dict, *, rate=0.001, rho=0.9, epsilon=1e-7) -> Array:
@@ -102,8 +102,8 @@ def rmsprop(w: Array, g: Array, state: dict, *, rate=0.001, rho=0.9, epsilon=1e-
         Tieleman and Hinton, 2012, slide 29, https://www.cs.toronto.edu/~tijmen/csc321/slides/lecture_slides_lec6.pdf;
         Graves, 2013, equations 38 to 41, https://arxiv.org/abs/1308.0850
     """
-    v = state["v"] = rho * state.get("v", 0) + (1 - rho) * g**2
-    return w - rate * g / np.sqrt(v + epsilon)
+    s = state["s"] = rho * state.get("s", 0) + (1 - rho) * g**2
+    return w - rate * g / np.sqrt(s + epsilon)
 
 
 def adam(w: Array, g: Array, state: dict, *, rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-7) -> Array:
@@ -120,15 +120,15 @@ def adam(w: Array, g: Array, state: dict, *, rate=0.001, beta_1=0.9, beta_2=0.99
     """
     t = state["t"] = state.get("t", 0) + 1
     m = state["m"] = beta_1 * state.get("m", 0) + (1 - beta_1) * g
-    v = state["v"] = beta_2 * state.get("v", 0) + (1 - beta_2) * g**2
+    s = state["s"] = beta_2 * state.get("s", 0) + (1 - beta_2) * g**2
     alpha = rate * np.sqrt(1 - beta_2**t) / (1 - beta_1**t)
-    return w - alpha * m / (np.sqrt(v) + epsilon)
+    return w - alpha * m / (np.sqrt(s) + epsilon)
 
 
 def adamw(
     w: Array, g: Array, state: dict, *, rate=0.001, weight_decay=0.004, beta_1=0.9, beta_2=0.999, epsilon=1e-7
 ) -> Array:
-    """Adam on weights that shrink a little before each step, untouched by `m` and `v`.
+    """Adam on weights that shrink a little before each step, untouched by `m` and `s`.
 
     In the paper the decay follows the schedule alone; Keras multiplies it by the whole rate.
 

@@ -1,11 +1,13 @@
 """How the last run of each notebook went: recorded beside what it made."""
 
 import json
+import typing
 from typing import NamedTuple
 
 from helpers import artifacts
 
 RAN, FAILED, SKIPPED = "ran", "failed", "skipped"
+COMMITTED = "not run here: the committed notebook"  # what a report says where a folder holds no run
 FILE = "run.json"  # in outputs/<stem>/
 
 
@@ -14,7 +16,7 @@ class Outcome(NamedTuple):
 
     stem: str
     title: str
-    status: str  # RAN, FAILED or SKIPPED
+    status: str  # RAN, FAILED, SKIPPED or COMMITTED
     cells: int = 0
     seconds: float = 0.0
     peak_bytes: int = 0
@@ -29,11 +31,15 @@ def record(outcome: Outcome) -> None:
 
 
 def read(stem: str) -> Outcome | None:
-    """Returns how the last run of a notebook went; `None` if it was never run, or by another tool."""
+    """Returns how the last run of a notebook went; `None` if it was never run, or by another tool, or is not told."""
     try:
-        return Outcome(**json.loads((artifacts.outputs() / stem / FILE).read_text(encoding="utf-8")))
+        outcome = Outcome(**json.loads((artifacts.outputs() / stem / FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):  # TypeError: written by another version
         return None
+    kinds = typing.get_type_hints(Outcome)
+    whole = all(isinstance(value, int | kinds[name] if kinds[name] is float else kinds[name])
+                for name, value in outcome._asdict().items())  # fmt: skip
+    return outcome if whole and outcome.stem == stem else None
 
 
 def read_all() -> list[Outcome]:

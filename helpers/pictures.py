@@ -148,14 +148,22 @@ def in_threads(work: Callable[[Record], Result], records: list[Record], pool: Ex
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Returns the height and width that an opened picture has once its EXIF orientation is applied."""
     # Pillow turns a TIFF by itself; a PNG would have to be decoded to be asked.
-    lying = image.format in ("JPEG", "MPO", "WEBP") and image.getexif().get(_ORIENTATION, 1) >= 5
+    try:
+        lying = image.format in ("JPEG", "MPO", "WEBP") and image.getexif().get(_ORIENTATION, 1) in range(5, 9)
+    except Exception:  # damaged EXIF makes Pillow raise whatever it stumbles over: `upright` says what is amiss
+        lying = False
     return image.size if lying else image.size[::-1]
 
 
 def is_grey(image: Image.Image) -> bool:
     """Returns whether an opened picture is stored as grey: by its mode, or by a palette of greys."""
     if image.mode == "P" and image.palette is not None and image.palette.mode == "RGB":
-        colours = bytes(image.palette.palette)
+        swatch = Image.new("P", (1, 1))  # it has the palette as RGB; BMP and TIFF store it in another order
+        try:
+            swatch.putpalette(image.palette)
+            colours = swatch.getpalette()
+        except ValueError:  # a damaged palette: `upright` says so
+            return False
         return len(colours) > 0 and colours[0::3] == colours[1::3] == colours[2::3]
     return image.mode in _GREY_MODES
 

@@ -51,7 +51,7 @@ def read_profile(name: str | None, found: dict[str, Notebook]) -> dict[str, dict
     folder = artifacts.root() / "notebooks" / "profiles"
     path = folder / f"{name}.yaml"
     if not path.is_file():
-        path = Path(name).expanduser()
+        path = artifacts.expanded(name)
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
         raise ValueError(f"There is no profile {name!r}: name one of {known}, or a YAML file.")

@@ -10,15 +10,18 @@ from collections.abc import Callable, Sequence
 import matplotlib
 import numpy as np
 from cycler import cycler
+from matplotlib import patheffects
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 # Okabe and Ito's colours, which people with any common colour blindness tell apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 BASELINE = "#8c8c8c"
 _LONGEST_NAME = 28
+_HALO = [patheffects.withStroke(linewidth=2, foreground="white")]  # a line behind a name leaves it legible
 
 
 def use_style() -> None:
@@ -381,16 +384,20 @@ def frontier(
 
 
 def _label(ax: Axes, points: "pandas.DataFrame") -> None:  # noqa: F821
-    """Writes their names beside points, the first ones first; a name that would cover another is left out."""
-    ax.get_xlim(), ax.get_ylim()  # now, and not when it is drawn
-    placed = []
+    """Writes their names beside points, the first ones first; one that would cover a point or a name is left out."""
+    ax.figure.draw_without_rendering()  # the layout moves the axes: measured is where they will be
+    radius = 4 * ax.figure.dpi / 72
+    taken = [Bbox.from_bounds(x - radius, y - radius, 2 * radius, 2 * radius)
+             for x, y in ax.transData.transform(points.to_numpy())]  # fmt: skip
+    edge = ax.get_window_extent()
+    corners = [(7, 5, "left"), (-7, 5, "right"), (7, -11, "left"), (-7, -11, "right")]
     for name, x, y in points.itertuples():
-        for right, up, side in ((0, 8, "center"), (0, -14, "center"), (8, -3, "left"), (-8, -3, "right")):
+        for right, up, side in ((0, 9, "center"), (0, -15, "center"), (8, -3, "left"), (-8, -3, "right"), *corners):
             text = ax.annotate(_text(name), (x, y), xytext=(right, up), textcoords="offset points",
-                               fontsize="x-small", ha=side)  # fmt: skip
-            box = text.get_window_extent()
-            if not any(box.overlaps(other) for other in placed):
-                placed.append(box)
+                               fontsize="x-small", ha=side, path_effects=_HALO)  # fmt: skip
+            box = text.get_window_extent().padded(1)
+            if edge.x0 <= box.x0 and box.x1 <= edge.x1 and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
                 break
             text.remove()
 
@@ -533,25 +540,27 @@ def descent(
 
 
 def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], *, ax: Axes | None = None) -> Axes:
-    """Draws a confusion matrix: truth in rows, prediction in columns, colour by share of the row.
+    """Draws a confusion matrix: truth in rows, prediction in columns, mistakes coloured by their share of the row.
 
-    Up to 20 classes the counts are written in the cells, zeros left out.
+    Up to 20 classes the counts are written in the cells, zeros left out. The right answers on the diagonal have no
+    colour: beside them every mistake would be pale.
     """
     matrix = np.asarray(matrix)
     side = max(3.2, 0.42 * len(classes) + 1.3)
     ax = _axes(ax, width=side + 0.6, height=side)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    drawn = ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    np.fill_diagonal(share, 0)
+    drawn = ax.imshow(share, cmap="Blues", vmin=0, vmax=share.max() or 1)
     if len(classes) <= 20:
         for row, column in np.argwhere(matrix):
-            colour = "white" if share[row, column] > 0.5 else "black"
+            colour = "white" if share[row, column] > 0.5 * share.max() else "black"
             ax.text(column, row, f"{matrix[row, column]}", ha="center", va="center", color=colour, fontsize="x-small")
     ticks = np.arange(len(classes))
     ax.set_xticks(ticks, [_text(name) for name in classes], rotation=90)
     ax.set_yticks(ticks, [_text(name) for name in classes])
     ax.set(xlabel="predicted", ylabel="true")
     ax.grid(False)
-    ax.figure.colorbar(drawn, ax=ax, label="share of the true class", shrink=0.7)
+    ax.figure.colorbar(drawn, ax=ax, label="share of the true class, mistakes alone", shrink=0.7)
     return ax
 
 
@@ -569,7 +578,7 @@ def reliability(confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray,
     share = np.asarray(count)[used] / max(np.sum(count), 1)
     ax.plot([0, 1], [0, 1], color=BASELINE, lw=1, label="perfectly calibrated")
     points = np.asarray(confidence)[used], np.asarray(accuracy)[used]
-    ax.plot(*points, color=COLOURS[0], lw=1.2)
+    ax.plot(*points, color=COLOURS[0], lw=1.2, label="raw")
     ax.scatter(*points, s=12 + 300 * share, color=COLOURS[0], alpha=0.7)
     ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.03), ylim=(0, 1.03))
     ax.legend(loc="upper left")
@@ -577,7 +586,7 @@ def reliability(confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray,
 
 
 def _draw_picture(ax: Axes, image: np.ndarray, limits: tuple[float, float] | None) -> None:
-    low, high = limits or ((0, 255) if image.dtype.kind in "iub" else (0, 1))
+    low, high = limits or ((0, 255) if image.dtype.kind in "iu" else (0, 1))
     if image.ndim == 3 and image.shape[-1] == 3:
         ax.imshow(np.clip((image.astype(float) - low) / (high - low), 0, 1))
     else:

@@ -1,5 +1,6 @@
 """From a source to the prepared data set: collect, clean, split, write, as notebook 01 shows it step by step."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,13 +65,15 @@ def prepared(source: str, folder: str | Path, *, seed: int = 0) -> data.DataSet:
     """Opens the data set that notebook 01 has prepared, or prepares another source on the spot.
 
     Args:
-        source: What `sources.open_source` takes; `""` for what notebook 01 has prepared, whatever it is.
+        source: What `sources.open_source` takes; `""` for what notebook 01 has prepared, whatever it is. A database
+            is taken as notebook 01 has queried it.
         folder: Where another source is prepared, if notebook 01 has not prepared that very one.
         seed: Seed of the split there.
 
     Raises:
         FileNotFoundError: If `source` is empty and notebook 01 has not run; the message says how to run it.
-        records.SourceError: If the source cannot be read, or cleaning leaves nothing to train on.
+        records.SourceError: If the source cannot be read, or cleaning leaves nothing to train on, or if it is a
+            database that notebook 01 has not prepared.
     """
     try:
         dataset = data.load()
@@ -78,9 +81,38 @@ def prepared(source: str, folder: str | Path, *, seed: int = 0) -> data.DataSet:
         if not source:
             raise
         dataset = None
-    if source and (dataset is None or dataset.manifest["parameters"].get("SOURCE") != records.public(source)):
-        return data.load(prepare(source, folder, seed=seed))
-    return dataset
+    if not source or (dataset is not None and _is_made_from(dataset, source)):
+        return dataset
+    if _is_database(source):
+        raise records.SourceError(
+            f"{records.public(source)} is not what notebook 01 has prepared: prepare it with notebook 01 first, "
+            "which asks for the query that a database needs."
+        )
+    return data.load(prepare(source, folder, seed=seed))
+
+
+def fingerprint(source: str) -> str:
+    """Returns the SHA-256 of a source's whole name: it tells two addresses apart without repeating their secrets.
+
+    Example:
+
+    >>> fingerprint("https://example.org/get?set=1")[:8], fingerprint("https://example.org/get?set=2")[:8]
+    ('83b97a40', '8d62c174')
+    """
+    return hashlib.sha256(source.encode(errors="surrogateescape")).hexdigest()
+
+
+def _is_made_from(dataset: data.DataSet, source: str) -> bool:
+    recorded = dataset.manifest.get("source_sha256")
+    if recorded:
+        return recorded == fingerprint(source)
+    # Without it there is the address as it may be shown: one that hides something could be that of another set.
+    shown = records.public(source)
+    return dataset.manifest["parameters"].get("SOURCE") == shown and (shown == source or _is_database(source))
+
+
+def _is_database(source: str) -> bool:
+    return "://" in source and source.partition("://")[0].lower() not in ("http", "https")
 
 
 def encode_labels(collection: Collection, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -106,7 +138,8 @@ def split(
 ) -> dict[str, np.ndarray]:
     """Splits as `data.split` does, and keeps the splits that a source publishes.
 
-    A picture outside the published validation or test set that has the content of one inside is left out.
+    A picture outside the published validation or test set that has the content of one inside is left out. The
+    published sets themselves stay whole: pictures of one content in both are for `cleaning.leaks` to find before.
 
     Args:
         labels: Class of each picture, shape (n,).

@@ -223,6 +223,8 @@ def batches(
     """
     indices = np.arange(len(images)) if indices is None else np.asarray(indices)
     labels = np.asarray(labels)
+    if indices.dtype == bool:
+        raise ValueError("indices are positions of pictures; received a mask: pass np.flatnonzero(mask).")
     if len(images) != len(labels):
         raise ValueError(f"Each picture has one label; received {len(images)} pictures and {len(labels)} labels.")
     if len(indices) == 0 or (drop_last and len(indices) < batch_size):

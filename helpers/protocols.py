@@ -1,6 +1,6 @@
 """What clients of a served model say and hear: TensorFlow Serving's REST and the Open Inference Protocol V2.
 
-Both ways lead to `Pictures`, and an answer goes back in the form it was asked in. What does not fit is `Refused`
+Both lead to one array of pictures, and an answer goes back in the form it was asked in. What does not fit is `Refused`
 with a sentence; nothing here knows of sockets. References: https://www.tensorflow.org/tfx/serving/api_rest and
 https://github.com/kserve/open-inference-protocol
 """
@@ -60,7 +60,7 @@ def limits(given: dict[str, str]) -> Limits:
     """Returns the usual limits but for those that are given, as text, by name.
 
     Raises:
-        ValueError: If there is no such limit, or its value is none.
+        ValueError: If there is no such limit, or its value is none: above 0 and below 2**31.
     """
     usual, changed = asdict(Limits()), {}
     for name, value in given.items():
@@ -70,8 +70,10 @@ def limits(given: dict[str, str]) -> Limits:
             changed[name] = type(usual[name])(value)
         except ValueError:
             changed[name] = -1
-        if not changed[name] > 0:
-            raise ValueError(f"The limit {name} is {value!r}: it must be a number above 0, such as {usual[name]}.")
+        if not 0 < changed[name] < 2**31:  # gRPC and the clock of the event loop take no more
+            raise ValueError(
+                f"The limit {name} is {value!r}: it must be a number above 0 and below 2**31, such as {usual[name]}."
+            )
     return Limits(**changed)
 
 

@@ -156,7 +156,7 @@ def kernels(model: keras.Model) -> dict[str, keras.Variable]:
         convolution `layer/depthwise` and `layer/pointwise`. A shared kernel is named once.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are none, two layers have one name, or Keras has quantized one or given it a LoRA.
     """
     return {name: kernel for name, (_, kernel) in _kernels(model).items()}
 
@@ -434,11 +434,17 @@ def _kernels(model: keras.Model) -> dict[str, tuple[bool, keras.Variable]]:
     """Returns for each kernel whether it is depthwise, and the variable."""
     found, known = {}, set()
     for name, layer in _walk(model):
+        if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
+            raise ValueError(
+                f"Layer {name} is quantized by Keras already, or has LoRA weights: take the float model."
+            )
         for part in ("kernel", "depthwise_kernel", "pointwise_kernel"):
             kernel = getattr(layer, part, None)
             if isinstance(kernel, keras.Variable) and id(kernel) not in known:
                 known.add(id(kernel))
                 full = name if part == "kernel" else f"{name}/{part.removesuffix('_kernel')}"
+                if full in found:
+                    raise ValueError(f"{model.name} has two kernels {full}: give each of its layers another name.")
                 depthwise = part == "depthwise_kernel" or isinstance(layer, _DEPTHWISE)
                 found[full] = depthwise, kernel
     if not found:

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -45,8 +44,8 @@ def register(
 ) -> Version:
     """Copies a model's files into the registry under the next free number, with a manifest.
 
-    Several processes may register at once: each gets a number of its own. Whoever registers what is there already,
-    with the same facts and parameters, gets the version that holds it. A process that is killed leaves no version.
+    Several processes and threads may register at once: each gets a number of its own. Whoever registers what is there
+    already, with the same facts and parameters, gets the version that holds it. A process that is killed leaves none.
 
     Args:
         name: The model's name: letters, digits, - and _.
@@ -68,21 +67,19 @@ def register(
     base = _base(name, root)
     kept = {} if examples is None else {"examples": _checked(*examples, agreement)}
     base.mkdir(parents=True, exist_ok=True)
-    artifacts.remove_partial(base)
-    partial = Path(tempfile.mkdtemp(prefix=f"{artifacts.PARTIAL}{os.getpid()}-", dir=base))
-    try:
-        partial.chmod(0o777 & ~_umask())
-        for target, source in sources.items():
-            (partial / target).parent.mkdir(parents=True, exist_ok=True)
-            with artifacts.writing(partial / target) as file:
-                shutil.copyfile(source, file)
-        if examples is not None:
-            with artifacts.writing(partial / EXAMPLES) as file:
-                np.savez_compressed(file, images=examples[0], logits=np.asarray(examples[1], np.float32))
-        artifacts.write_manifest(partial, made_by=made_by, parameters=parameters, name=name, facts=facts, **kept)
-        return _settle(name, partial)
-    finally:
-        artifacts.remove(partial)
+    partial = base / f"{artifacts.PARTIAL}{os.getpid()}-version"
+    with _alone(base):
+        try:
+            for target, source in sources.items():
+                with artifacts.writing(partial / target) as file:
+                    shutil.copyfile(source, file)
+            if examples is not None:
+                with artifacts.writing(partial / EXAMPLES) as file:
+                    np.savez_compressed(file, images=examples[0], logits=np.asarray(examples[1], np.float32))
+            artifacts.write_manifest(partial, made_by=made_by, parameters=parameters, name=name, facts=facts, **kept)
+            return _settle(name, partial)
+        finally:
+            artifacts.remove(partial)
 
 
 def names(*, root: str | Path | None = None) -> list[str]:
@@ -290,7 +287,7 @@ def _promotions(base: Path) -> dict:
 
 @contextlib.contextmanager
 def _alone(base: Path) -> Iterator[None]:
-    """Lets one process at a time change what is live; the lock ends with whoever holds it."""
+    """Lets one process, and one thread of it, change a model at a time; the lock ends with whoever holds it."""
     import fcntl
 
     with open(base / ".lock", "w") as lock:
@@ -338,9 +335,3 @@ def _sources(files: dict[str, str | Path] | str | Path) -> dict[str, Path]:
     if not sources:
         raise ValueError("A version holds at least one file; received none.")
     return sources
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

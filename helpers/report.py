@@ -10,7 +10,7 @@ from pathlib import Path
 
 from helpers import artifacts, claims, outcomes, stamp
 from helpers.artifacts import size
-from helpers.outcomes import RAN, SKIPPED, Outcome
+from helpers.outcomes import COMMITTED, RAN, SKIPPED, Outcome
 from helpers.progress import duration
 
 # Nothing is fetched, and but for the index's search nothing runs: a page can be mailed, and opened without a network.
@@ -155,18 +155,17 @@ def render_all(*, story: bool = False) -> Path:
     Returns:
         The path of the index.
     """
-    import nbformat
-
     from helpers import lock, notebooks
 
     went = []
     with lock.held(artifacts.outputs()):
         for notebook in notebooks.find().values():
             folder = artifacts.outputs() / notebook.stem
-            content = nbformat.read(_executed(notebook.stem), as_version=4)
+            content = notebooks.load(_executed(notebook.stem))
             with artifacts.writing(folder / f"{notebook.stem}.html") as partial:
                 partial.write_text(page(content, notebook.title, story=story), encoding="utf-8")
-            went.append(outcomes.read(notebook.stem) or Outcome(notebook.stem, notebook.title, RAN))
+            status = RAN if (folder / f"{notebook.stem}.ipynb").exists() else COMMITTED
+            went.append(outcomes.read(notebook.stem) or Outcome(notebook.stem, notebook.title, status))
         return write_index(went)
 
 
@@ -240,7 +239,7 @@ def _sections(stem: str) -> list[dict[str, str]]:
 def _cells(stem: str) -> list[dict]:
     try:
         return json.loads(_executed(stem).read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError, KeyError):  # a run that failed before there was one
+    except (OSError, ValueError, KeyError, TypeError):  # a run that failed before there was one
         return []
 
 
@@ -332,13 +331,14 @@ def _row(outcome: Outcome) -> str:
     if (artifacts.outputs() / outcome.stem / f"{outcome.stem}.html").exists():
         name = f'<a href="{outcome.stem}/{outcome.stem}.html">{name}</a>'
     good = outcome.status == RAN and outcome.held == outcome.claimed
+    colour = "good" if good else "" if outcome.status == COMMITTED else "bad"
     went = outcome.status + (f": {outcome.error}" if outcome.error else "")
     if outcome.status == RAN and not good:
         went += ", but a claim failed"
     claimed = f"{outcome.held} of {outcome.claimed}" if outcome.claimed else "–"
     measured = outcome.seconds > 0
     return (
-        f'<tr><td>{name}</td><td class="{"good" if good else "bad"}">{html.escape(went)}</td>'
+        f'<tr><td>{name}</td><td class="{colour}">{html.escape(went)}</td>'
         f'<td class="figure">{duration(outcome.seconds) if measured else "–"}</td>'
         f'<td class="figure">{size(outcome.peak_bytes) if measured else "–"}</td>'
         f'<td class="figure">{claimed}</td></tr>\n'

@@ -8,11 +8,13 @@ import asyncio
 import contextlib
 import hmac
 import re
+import sys
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from helpers import openapi, protocols
 from helpers.batching import Batcher, Full
@@ -27,6 +29,8 @@ _MODEL = re.compile(
 _TO_KSERVE = {"/", "/v1/models", "/v2", "/v2/health/live", "/v2/models"}
 _JSON_LENGTH = b"inference-header-content-length"
 _WORTH_A_THREAD = 16384  # bytes of a request from which reading it would keep the others waiting
+_OF_FILES = (b"b64", b"BYTES", b"\\")  # without them no JSON holds picture files, where 1 kB may be 25 million pixels
+_READERS = ThreadPoolExecutor(2, thread_name_prefix="reader")  # few: a request of that size takes 700 MB meanwhile
 _LARGEST_HEADERS = 65536  # bytes
 _LINGER_SECONDS, _LINGER_BYTES = 1.0, 2**20  # how long a client that was refused may go on writing
 _BUSY = "The server has too much to do: ask again in a moment."
@@ -114,7 +118,7 @@ class Door:
         batcher = await self._batcher(scope, facts)
         _check_type(headers, b"application/json", b"application/x-www-form-urlencoded")  # what curl -d says of its body
         body = await self._body(scope, receive, headers)
-        images = await self._read(len(body), protocols.predict_request, body, self._expected(batcher))
+        images = await self._read(body, body, protocols.predict_request, body, self._expected(batcher))
         answers = await self._answer(batcher, images, facts)
         return 200, protocols.predict_response(answers, batcher.classifier.version), []
 
@@ -126,8 +130,9 @@ class Door:
         if length is not None and not re.fullmatch(rb"\d{1,12}", length):
             raise Refused(400, "Inference-Header-Content-Length is the number of bytes of the JSON; received another.")
         body = await self._body(scope, receive, headers)
-        given = (body, None if length is None else int(length), self._expected(batcher))
-        request = await self._read(len(body), protocols.infer_request, *given)
+        length = None if length is None else int(length)
+        given = (body, length, self._expected(batcher))
+        request = await self._read(body, body[:length], protocols.infer_request, *given)
         if request.id:
             facts.setdefault("id", request.id)
         answers = await self._answer(batcher, request.images, facts)
@@ -146,8 +151,10 @@ class Door:
     def _expected(self, batcher: Batcher) -> protocols.Expected:
         return expected(batcher.classifier, pictures=self._limits.pictures, pixels=self._limits.pixels)
 
-    async def _read(self, size: int, read: Callable, *given: object) -> object:
-        return read(*given) if size < _WORTH_A_THREAD else await asyncio.to_thread(read, *given)
+    async def _read(self, body: bytes, json: bytes, read: Callable, *given: object) -> object:
+        if len(body) < _WORTH_A_THREAD and not any(sign in json for sign in _OF_FILES):
+            return read(*given)
+        return await read_apart(self._limits.answer_seconds, read, *given)
 
     async def _answer(self, batcher: Batcher, images: object, facts: dict) -> protocols.Answers:
         facts["pictures"] = len(images)
@@ -238,6 +245,15 @@ class Door:
         return told
 
 
+async def read_apart(seconds: float, read: Callable, *given: object) -> object:
+    """Reads a request in one of the few threads for that; refuses, 503, if none was free in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await asyncio.get_running_loop().run_in_executor(_READERS, read, *given)
+    except TimeoutError:
+        raise Refused(503, _BUSY) from None
+
+
 async def answered(batcher: Batcher, images: object, seconds: float) -> protocols.Answers:
     """Returns a model's answers, or refuses: 503 if too many are waiting, 504 if it takes too long."""
     try:
@@ -272,10 +288,12 @@ def check_key(headers: dict[bytes, bytes], key: str | None) -> None:
 class Patient(HttpToolsProtocol):
     """uvicorn's HTTP protocol, with a limit to how long, and how large, all but the body of a request may be.
 
-    What uvicorn itself refuses, as no HTTP or for too many connections, gets its sentence here, too.
+    What uvicorn itself refuses, as no HTTP or for too many connections, gets its sentence here, too, and is counted.
+    A client that offers another protocol (`Upgrade: h2c`) is answered in this one.
     """
 
     seconds = Limits.receive_seconds
+    telemetry: Telemetry | None = None
     _deadline: asyncio.TimerHandle | None = None
     _unread = 0  # bytes since a request, or the last piece of its body, began
     _ended = False  # the last answer is written
@@ -290,13 +308,29 @@ class Patient(HttpToolsProtocol):
             if self._unread > _LINGER_BYTES:
                 self.transport.close()
             return
-        super().data_received(data)
+        while data and not self._ended:
+            self._fed, self._again = data, b""
+            super().data_received(data)
+            data = self._again
         if self._unread > _LARGEST_HEADERS and not self._ended:  # of headers, or behind the body
             self.send_400_response("")
+        waiting = self._deadline is not None or self.timeout_keep_alive_task is not None
+        if not waiting and self.cycle is not None and self.cycle.response_complete:  # the rest of a body nobody reads
+            self._await_headers()
+
+    def _should_upgrade(self) -> bool:
+        return self.parser.get_method() != b"CONNECT"
+
+    def handle_websocket_upgrade(self) -> None:
+        """Reads a request again without its offer: the parser has taken that for the end of HTTP."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self._again = b"\r\n".join([*lines, b"", self._fed[sys.exc_info()[1].args[0] :]])
 
     def send_400_response(self, msg: str) -> None:
         sentence = f"A request is HTTP/1.1 with at most {_LARGEST_HEADERS} bytes of headers; what came in is none."
-        self._end(b"400 Bad Request", sentence)
+        self._end(400, sentence)
 
     def on_headers_complete(self) -> None:
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > _LARGEST_HEADERS:
@@ -307,6 +341,15 @@ class Patient(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
         self._unread = 0
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self.cycle is not None and self.cycle.response_complete:  # before its body had come: now it is idle
+            self._stop_waiting()
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -332,12 +375,19 @@ class Patient(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         self._deadline = None
-        self._end(b"408 Request Timeout", "The request had not arrived in time: send it again.")
+        self._end(408, "The request had not arrived in time: send it again.")
 
     def _start_asgi_task(self, cycle: object, app: Callable) -> None:
-        super()._start_asgi_task(cycle, app if app is self.app else _busy)
+        if app is not self.app:
+            app = _busy
+            self._count(503, _BUSY)
+        super()._start_asgi_task(cycle, app)
 
-    def _end(self, status: bytes, sentence: str) -> None:
+    def _count(self, status: int, reason: str) -> None:
+        if self.telemetry is not None:
+            self.telemetry.answered("other", status, 0.0, reason=reason)
+
+    def _end(self, status: int, sentence: str) -> None:
         """Writes the last answer; a socket closed under a client that is still writing would take it back."""
         if self._ended or self.transport.is_closing():
             return
@@ -349,9 +399,10 @@ class Patient(HttpToolsProtocol):
             self.cycle.message_event.set()
         body = orjson.dumps({"error": sentence})
         self.transport.write(
-            b"HTTP/1.1 %s\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s"
-            % (status, len(body), body)
+            b"%scontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s"
+            % (STATUS_LINE[status], len(body), body)
         )
+        self._count(status, sentence)
         self.transport.write_eof()
         self._deadline = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 

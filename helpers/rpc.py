@@ -16,7 +16,7 @@ from helpers import protocols
 from helpers.batching import Batcher
 from helpers.live import Live, expected
 from helpers.protocols import Limits, Refused, Tensor
-from helpers.rest import answered, check_key, metadata
+from helpers.rest import answered, check_key, metadata, read_apart
 from helpers.telemetry import Telemetry
 
 _CODES = {
@@ -65,9 +65,10 @@ class Service(InferenceServicer):
                 facts["id"] = request.id
             batcher = await self._batcher(request.model_name, request.model_version, facts)
             found = expected(batcher.classifier, pictures=self._limits.pictures, pixels=self._limits.pixels)
-            images = (
-                await asyncio.to_thread(_pictures, request, found) if _is_large(request) else _pictures(request, found)
-            )
+            if _is_quick(request):
+                images = _pictures(request, found)
+            else:
+                images = await read_apart(self._limits.answer_seconds, _pictures, request, found)
             outputs = protocols.check_outputs([output.name for output in request.outputs])
             facts["pictures"] = len(images)
             answers = await answered(batcher, images, self._limits.answer_seconds)
@@ -99,6 +100,9 @@ class Service(InferenceServicer):
             status = refused.status
             facts["reason"] = str(refused)[:200]
             await context.abort(_CODES.get(status, grpc.StatusCode.INVALID_ARGUMENT), str(refused))
+        except asyncio.CancelledError:
+            status = 499  # the client left, or its own deadline has passed
+            raise
         except Exception as error:
             if status != 200 and not isinstance(error, grpc.aio.AbortError):
                 self._telemetry.say("failed", route=f"grpc {route}", reason=f"{type(error).__name__}: {error}"[:500])
@@ -170,8 +174,8 @@ def _response(
     return response
 
 
-def _is_large(request: messages.ModelInferRequest) -> bool:
-    return request.ByteSize() > 16384
+def _is_quick(request: messages.ModelInferRequest) -> bool:
+    return request.ByteSize() <= 16384 and all(given.datatype != "BYTES" for given in request.inputs)
 
 
 def _bytes(value: str | bytes) -> bytes:

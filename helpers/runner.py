@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import signal
@@ -85,6 +86,8 @@ def _refuse_wrong_sources(chosen: list[Notebook], values: dict[str, dict]) -> No
     asked = {(mine["SOURCE"], mine.get("QUERY")) for mine in given if mine.get("SOURCE")}
     for source, query in sorted(asked, key=repr):
         scheme = source.partition("://")[0].lower() if "://" in source else ""
+        if not scheme:
+            artifacts.expanded(source)  # refuses the home folder of nobody
         if scheme in ("http", "https"):  # fetched by the notebook, into its own folder
             continue
         if scheme and query is None:  # without a parameter for it, the notebook takes what another has queried
@@ -104,7 +107,7 @@ def _run_all(chosen: list[Notebook], values: dict[str, dict], kernel_name: str, 
             outcome = Outcome(notebook.stem, notebook.title, SKIPPED, error=error)
         else:
             outcome = _run_one(notebook, values[notebook.stem], kernel_name, descriptor, progress)
-        with _explained(artifacts.outputs() / notebook.stem):
+        with artifacts.explained(artifacts.outputs() / notebook.stem):
             outcomes.record(outcome)
         progress.end(outcome)
         went.append(outcome)
@@ -112,17 +115,15 @@ def _run_all(chosen: list[Notebook], values: dict[str, dict], kernel_name: str, 
 
 
 def _run_one(notebook: Notebook, values: dict, kernel_name: str, descriptor: int, progress: RunProgress) -> Outcome:
-    import nbformat
     from papermill.execute import execute_notebook
 
     from helpers import engine, report
 
     folder = artifacts.outputs() / notebook.stem
-    with _explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in (outcomes.FILE, "claims.json"):
-            (folder / stale).unlink(missing_ok=True)
-    content = nbformat.read(notebook.path, as_version=4)
+    with artifacts.explained(folder):  # what is to be said of this run if nothing comes after
+        outcomes.record(Outcome(notebook.stem, notebook.title, FAILED, error="it was interrupted"))
+        (folder / "claims.json").unlink(missing_ok=True)
+    content = notebooks.load(notebook.path)
     progress.begin(notebook.stem, content.cells, inserted=bool(values))
     watch = engine.Watch(progress.cell, lambda: progress.tick(watch.seconds, watch.peak_bytes), keep_open=(descriptor,))
     error = ""
@@ -131,7 +132,7 @@ def _run_one(notebook: Notebook, values: dict, kernel_name: str, descriptor: int
             content, None, values, engine_name=engine.NAME, kernel_name=kernel_name, progress_bar=False, watch=watch
         )
     except Exception as raised:  # a cell's error, a dead kernel, a kernel that does not start
-        error = _reason(raised, progress.position, watch.end)
+        error = _concealed(_reason(raised, progress.position, watch.end), values)
     finally:  # a notebook that fails or is interrupted does not reach its cell that tidies up
         artifacts.remove_partial(folder)
     watch.finish()
@@ -145,7 +146,7 @@ def _run_one(notebook: Notebook, values: dict, kernel_name: str, descriptor: int
     _hide_secrets(executed, values)
     if values.get("SOURCE"):
         notebooks.mark_default_data(executed)
-    with _explained(folder):
+    with artifacts.explained(folder):
         notebooks.write(executed, folder / f"{notebook.stem}.ipynb")
         page = report.page(executed, notebook.title)
         with artifacts.writing(folder / f"{notebook.stem}.html") as partial:
@@ -168,12 +169,23 @@ def _hide_secrets(executed: "nbformat.NotebookNode", values: dict) -> None:  # n
     # An address may hold a password; what is written down is the address without it.
     from papermill.translators import PythonTranslator
 
-    from helpers import records
-
-    shown = {name: records.public(value) if isinstance(value, str) else value for name, value in values.items()}
+    shown = {name: artifacts.public(value) if isinstance(value, str) else value for name, value in values.items()}
     for cell in executed.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.source = PythonTranslator.codify(shown)
+        if cell.cell_type == "code":
+            cell.outputs = [_concealed(output, values) for output in cell.outputs]
+
+
+def _concealed(output: object, values: dict) -> object:
+    if isinstance(output, str):
+        return functools.reduce(artifacts.concealed, (one for one in values.values() if isinstance(one, str)), output)
+    if isinstance(output, list):
+        return [_concealed(one, values) for one in output]
+    if isinstance(output, dict):  # pictures are no text
+        same = {name: one for name, one in output.items() if name.startswith("image/") and name != "image/svg+xml"}
+        return type(output)({name: same.get(name) or _concealed(one, values) for name, one in output.items()})
+    return output
 
 
 def _reason(raised: Exception, position: str, end: str) -> str:
@@ -193,11 +205,9 @@ def _reason(raised: Exception, position: str, end: str) -> str:
 
 
 def _commit_ready(chosen: list[Notebook]) -> int:
-    import nbformat
-
     ready = []
     for notebook in chosen:
-        executed = nbformat.read(artifacts.outputs() / notebook.stem / f"{notebook.stem}.ipynb", as_version=4)
+        executed = notebooks.load(artifacts.outputs() / notebook.stem / f"{notebook.stem}.ipynb")
         try:
             ready.append((notebook.path, notebooks.normalise(executed)))
         except ValueError as error:
@@ -229,16 +239,8 @@ def _print_summary(went: list[Outcome], index: Path) -> None:
 def _index() -> Path:
     from helpers import report
 
-    with _explained(artifacts.outputs()):
+    with artifacts.explained(artifacts.outputs()):
         return report.write_index(outcomes.read_all())
-
-
-@contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, artifacts.explain(error, folder)) from error
 
 
 @contextlib.contextmanager
@@ -249,6 +251,8 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 
     before = {}
     for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:  # as `nohup` asks
+            continue
         with contextlib.suppress(ValueError):  # not in the main thread
             before[number] = signal.signal(number, interrupt)
     try:

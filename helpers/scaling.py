@@ -98,6 +98,8 @@ class _Pieces:
         if per not in kinds:
             raise ValueError(f"per is one of {', '.join(map(repr, kinds))}; received {per!r}.")
         self._values, self._indices, self._shape = values, indices, kinds[per]
+        if np.asarray(indices).dtype == bool:
+            raise ValueError("indices are positions of rows; received a mask: pass np.flatnonzero(mask).")
         rows = len(values) if indices is None else len(indices)
         if rows == 0:
             raise ValueError("There is nothing to fit on: the training split is empty.")

@@ -28,7 +28,8 @@ from helpers.protocols import Limits
 
 _READY_SECONDS = 60
 _STOP_SECONDS = 15
-_QUICK_DEATHS = 5  # workers that die within two seconds of their start, one after the other, before the parent gives up
+_EARLY_DEATHS = 5  # workers that die before they are ready, one after the other, until the parent gives up
+_MEMORY = "/dev/shm"
 _LINE = re.compile(r"Serving .* at (http://\S+) and grpc://(\S+?);")
 
 
@@ -62,17 +63,21 @@ def supervise(
         say: Is told once where it serves.
 
     Raises:
-        ValueError: If nothing is promoted, or another address is asked for without a key.
+        ValueError: If nothing is promoted, a number makes no sense, or another address is asked for without a key.
         OSError: If the address cannot be had.
     """
     root = Path(root).expanduser().absolute()
-    _check(root, host, workers, key)
-    settings = {"registry": str(root), "host": host, "key": key, "largest": largest, "threads": threads,
+    _check_numbers({"--port": port, "--grpc-port": grpc_port, "--workers": workers, "--threads": threads,
+                    "--largest-batch": largest})  # fmt: skip
+    _check(root, host, key)
+    settings = {"registry": str(root), "key": key, "largest": largest, "threads": threads,
                 "limits": dataclasses.asdict(limits)}  # fmt: skip
-    metrics = tempfile.mkdtemp(prefix="workbook-metrics-")
+    # Mapped files: on a disk that is full, a worker that writes to them is killed.
+    metrics = tempfile.mkdtemp(prefix="workbook-metrics-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None)
     try:
-        with _listen(host, port) as listening:
-            settings["grpc_port"] = _free(host, grpc_port)
+        with _listen(host, port, "--port") as listening:
+            with _listen(host, grpc_port, "--grpc-port") as free:  # workers share it: they would not notice a stranger
+                settings["grpc"] = _address(host, free)
             stopping = threading.Event()
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: stopping.set())
@@ -82,10 +87,9 @@ def supervise(
             try:
                 for worker in crew:
                     worker.wait_until_ready()
-                at = f"{_bracketed(host)}:{listening.getsockname()[1]}"
                 what = ", ".join(f"{name} {registry.promoted(name, root=root)}" for name in _live(root))
-                say(f"Serving {what} at http://{at} and grpc://{_bracketed(host)}:{settings['grpc_port']}; "
-                    "Ctrl+C ends it.")  # fmt: skip
+                at = f"http://{_address(host, listening)} and grpc://{settings['grpc']}"
+                say(f"Serving {what} at {at}; Ctrl+C ends it.")
                 _keep_alive(crew, stopping)
             finally:
                 for worker in crew:
@@ -194,7 +198,7 @@ class _Worker:
         self._start()
 
     def _start(self) -> None:
-        self._begun, descriptor = time.monotonic(), self._listening.fileno()
+        descriptor, self._ready = self._listening.fileno(), False
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-W", "ignore", "-m", "helpers.worker", "--descriptor", str(descriptor)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[descriptor],
@@ -206,9 +210,9 @@ class _Worker:
     def wait_until_ready(self) -> None:
         alarm = threading.Timer(_READY_SECONDS, self._process.kill)
         alarm.start()
-        ready = self._process.stdout.readline() == b"ready\n"
+        self._hear()
         alarm.cancel()
-        if not ready:
+        if not self._ready:
             raise ValueError(
                 "A worker ended, or said nothing for a minute, before it was ready: the lines above say why."
             )
@@ -216,15 +220,21 @@ class _Worker:
     def replace_if_dead(self) -> None:
         if self._process.poll() is None:
             return
-        quick = time.monotonic() - self._begun < 2
-        self._deaths = self._deaths + 1 if quick else 0
-        if self._deaths >= _QUICK_DEATHS:
-            raise ValueError(f"The workers die at once, {_QUICK_DEATHS} in a row: the lines above say why.")
+        self._hear()
+        self._deaths = 0 if self._ready else self._deaths + 1
+        if self._deaths >= _EARLY_DEATHS:
+            raise ValueError(
+                f"The workers die before they are ready, {_EARLY_DEATHS} in a row: the lines above say why."
+            )
         event = {"time": round(time.time(), 3), "event": "worker died", "status": self._process.returncode}
-        print(json.dumps(event), file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # a full disk, too
+            print(json.dumps(event), file=sys.stderr, flush=True)
         self.release()
         self._process.stdout.close()
         self._start()
+
+    def _hear(self) -> None:
+        self._ready = self._ready or self._process.stdout.readline() == b"ready\n"
 
     def release(self) -> None:
         with contextlib.suppress(OSError):
@@ -247,14 +257,19 @@ def _keep_alive(crew: list[_Worker], stopping: threading.Event) -> None:
 
 def _follow(stopping: threading.Event) -> None:
     with contextlib.suppress(OSError, ValueError):
-        while sys.stdin.buffer.read(1):
+        while os.read(sys.stdin.fileno(), 1):  # a thread in `sys.stdin.read` would abort Python's end
             pass
     stopping.set()
 
 
-def _check(root: Path, host: str, workers: int, key: str | None) -> None:
-    if workers < 1:
-        raise ValueError(f"A server needs at least one worker; received {workers}.")
+def _check_numbers(given: dict[str, int]) -> None:
+    for option, number in given.items():
+        least, most = (0, 65535) if option.endswith("port") else (1, 2**31 - 1)
+        if not least <= number <= most:
+            raise ValueError(f"{option} must be a number from {least} to {most}; received {number}.")
+
+
+def _check(root: Path, host: str, key: str | None) -> None:
     if not root.is_dir():
         raise ValueError(
             f"There is no registry {root}: run notebook 05, which registers a model, or name another folder."
@@ -280,32 +295,19 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, option: str) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
         why = error.strerror or str(error)
         raise OSError(
-            error.errno, f"{host} port {port} cannot be listened on ({why}): name another with --port."
+            error.errno, f"{host} port {port} cannot be listened on ({why}): name another with {option}."
         ) from error
 
 
-def _free(host: str, port: int) -> int:
-    """Returns a port that nobody listens on: workers share it, so they would not notice a stranger there."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.create_server(address[:2], family=family) as found:
-            return found.getsockname()[1]
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise OSError(
-            error.errno, f"{host} port {port} cannot be listened on ({why}): name another with --grpc-port."
-        ) from error
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
+def _address(host: str, listening: socket.socket) -> str:
+    return f"[{host}]:{listening.getsockname()[1]}" if ":" in host else f"{host}:{listening.getsockname()[1]}"
 
 
 def _environment() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Pictures and labels from wherever they lie: a folder, an archive, a URL, a database, a CSV, IDX files."""
 
 import contextlib
+import math
 import os
 import tempfile
 import time
@@ -16,7 +17,7 @@ import pandas as pd
 
 from helpers import artifacts, folders, idx, pictures
 from helpers.pictures import UnreadablePicture, decode
-from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError, counted, printable, public
+from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError, counted, printable, public, shortened
 
 __all__ = [
     "Collection", "Source", "SourceError", "UnreadablePicture", "collect", "decode", "glance", "open_source", "survey",
@@ -45,14 +46,13 @@ class Source(Protocol):
         """Returns half a sentence for reports, without secrets and without paths of this machine."""
 
 
-def open_source(source: str = "", *, query: str = "", sha256: str = "", limits: Limits = DEFAULT_LIMITS) -> Source:
+def open_source(source: str = "", *, query: str = "", limits: Limits = DEFAULT_LIMITS) -> Source:
     """Opens a source by what its name is.
 
     Args:
         source: A folder (a class a folder, or IDX files), a zip or tar archive, an http(s) address
             of one, a CSV of paths and labels, or a SQLAlchemy URL; `""` for the embedded Fashion-MNIST.
         query: For a database: the SELECT that yields bytes and label.
-        sha256: For an http(s) address: the checksum, if you know it.
         limits: How much is believed of the source.
 
     Returns:
@@ -72,7 +72,7 @@ def open_source(source: str = "", *, query: str = "", sha256: str = "", limits: 
     if scheme in ("http", "https"):
         from helpers import downloads
 
-        path = downloads.download(source, sha256=sha256, limits=limits)
+        path = downloads.download(source, limits=limits)
         try:
             return _archive(path, public(source), limits)
         except SourceError:
@@ -82,11 +82,17 @@ def open_source(source: str = "", *, query: str = "", sha256: str = "", limits: 
         from helpers import databases
 
         return databases.DatabaseSource(source, query, limits=limits)
-    path = Path(source).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(source).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError) as error:  # a name too long, no permission, `~` of nobody who is known
+        why = getattr(error, "strerror", None) or str(error).rstrip(".")
+        shown = shortened(printable(source), 80)
+        raise SourceError(f"{shown} cannot be opened ({why}): a source is {_KINDS}.") from error
+    if is_folder:
         is_idx = any(path.glob("*-images-idx3-ubyte*"))
         return idx.IdxSource(path, limits=limits) if is_idx else folders.FolderSource(path, limits=limits)
-    if not path.is_file():
+    if not is_file:
         raise SourceError(f"There is no {printable(source)!r}: a source is {_KINDS}.")
     if path.suffix.lower() == ".csv":
         return folders.CsvSource(path, limits=limits)
@@ -200,7 +206,7 @@ def collect(
     folder = artifacts.working()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for record, result in _brought(opened.records(), work, pool):
+        for record, result in _brought(opened.records(), work, pool, math.prod(size) * channels):
             if isinstance(result, str):
                 findings.append(Finding(record.name, "unreadable", "drop", result))
             else:
@@ -278,22 +284,22 @@ def _bring(record: Record, *, size: tuple[int, int], channels: int, max_pixels: 
 
 
 def _brought(
-    records: Iterator[Record], work: Callable[[Record], _Brought | str], pool: ThreadPoolExecutor
+    records: Iterator[Record], work: Callable[[Record], _Brought | str], pool: ThreadPoolExecutor, brought_bytes: int
 ) -> Iterator[tuple[Record, _Brought | str]]:
     """Yields each record with what `work` makes of it, in order; the next chunk is read while one is decoded."""
     before = ()
-    for chunk in _chunks(records):
+    for chunk in _chunks(records, brought_bytes):
         begun = zip(chunk, pictures.in_threads(work, chunk, pool), strict=True)
         yield from before
         before = begun
     yield from before
 
 
-def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
+def _chunks(records: Iterator[Record], brought_bytes: int) -> Iterator[list[Record]]:
     chunk, used = [], 0
     for record in records:
         chunk.append(record)
-        used += pictures.encoded_bytes(record)
+        used += max(pictures.encoded_bytes(record), brought_bytes)  # a small file may become a large picture
         if len(chunk) == _CHUNK_PICTURES or used > _CHUNK_BYTES:
             yield chunk
             chunk, used = [], 0

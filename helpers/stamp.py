@@ -56,7 +56,7 @@ def sentence(content: "nbformat.NotebookNode") -> str:  # noqa: F821
 
 def _hashes(content: "nbformat.NotebookNode") -> dict[str, str]:  # noqa: F821
     code = [cell for cell in content.cells if cell.cell_type == "code"]
-    taken = [cell.source for cell in code if _PARAMETERS & set(cell.metadata.get("tags", []))]
+    taken = [cell.source for cell in code if _PARAMETERS & set(cell.metadata.get("tags") or [])]
     source = [cell.source for cell in code if cell.source not in taken]
     root = artifacts.root()
     return {

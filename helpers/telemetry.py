@@ -1,5 +1,6 @@
 """What a serving process tells of itself: Prometheus metrics, and one line of JSON a request without its pictures."""
 
+import contextlib
 import json
 import os
 import sys
@@ -31,7 +32,7 @@ class Telemetry:
         of = {"namespace": "workbook", "registry": registry}
         self._requests = Counter("requests", "Requests, by route and status.", ["route", "status"], **of)
         self._seconds = Histogram(
-            "request_seconds", "From a request's first byte to its answer.", ["route"], buckets=_SECONDS, **of
+            "request_seconds", "From the end of a request's headers to its answer.", ["route"], buckets=_SECONDS, **of
         )
         self._pictures = Histogram(
             "batch_pictures", "Pictures in one call of the model.", ["model", "version"], buckets=_PICTURES, **of
@@ -48,22 +49,21 @@ class Telemetry:
 
         Args:
             route: What was asked, such as `"predict"`: never a path, which its sender chooses.
-            status: HTTP status, or the gRPC code's number.
+            status: HTTP status, for gRPC the one that its code stands for.
             seconds: How long it took.
             facts: More for the log: numbers, names, the client's request id.
         """
         self._child(self._requests, route, str(status)).inc()
         self._child(self._seconds, route).observe(seconds)
-        if self._log is not None:
-            line = {"time": round(time.time(), 3), "route": route, "status": status, "ms": round(1e3 * seconds, 2)}
-            line |= {name: value[:_LOGGED] if isinstance(value, str) else value for name, value in facts.items()}
-            self._log.write(json.dumps(line) + "\n")
+        short = {name: value[:_LOGGED] if isinstance(value, str) else value for name, value in facts.items()}
+        self._write({"route": route, "status": status, "ms": round(1e3 * seconds, 2)} | short)
 
     def say(self, event: str, **facts: object) -> None:
         """Writes a line about the server itself, such as a version that was taken over."""
+        self._write({"event": event, **facts})
         if self._log is not None:
-            self._log.write(json.dumps({"time": round(time.time(), 3), "event": event, **facts}) + "\n")
-            self._log.flush()
+            with contextlib.suppress(OSError):
+                self._log.flush()
 
     def called(self, model: Classifier, pictures: int) -> None:
         """Counts one call of a model."""
@@ -88,6 +88,11 @@ class Telemetry:
             registry = CollectorRegistry()
             multiprocess.MultiProcessCollector(registry)
         return prometheus_client.generate_latest(registry), prometheus_client.CONTENT_TYPE_LATEST
+
+    def _write(self, line: dict) -> None:
+        if self._log is not None:
+            with contextlib.suppress(OSError):  # a full disk costs lines, and no answers
+                self._log.write(json.dumps({"time": round(time.time(), 3), **line}) + "\n")
 
     def _child(self, metric: Counter | Histogram, *labels: str) -> Counter | Histogram:
         key = (id(metric), *labels)

@@ -6,6 +6,7 @@ import platform
 import random
 import sys
 import time
+import weakref
 import zipfile
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -43,7 +44,7 @@ class Progress(keras.callbacks.Callback):
     def __init__(self, name: str = "", *, verbose: bool = True) -> None:
         super().__init__()
         self.name, self.verbose, self.rows = name, verbose, []
-        self._dashboard, self._best, self._told, self._drawn = None, (np.inf, None), 0.0, 0.0
+        self._dashboard, self._best, self._told, self._drawn = None, (np.inf, None), 0.0, (0, 0.0)
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         from helpers import widgets
@@ -70,7 +71,7 @@ class Progress(keras.callbacks.Callback):
         if not np.isfinite(row.get("loss", 0.0)):
             self.model.stop_training = True
         if self._dashboard is not None:
-            self._draw(row)
+            self._show(row)
         elif self.verbose and (epoch + 1 == self.params.get("epochs") or time.perf_counter() > self._told + 0.5):
             self._told = time.perf_counter()
             total = f"/{self.params['epochs']}" if self.params.get("epochs") else ""
@@ -80,6 +81,8 @@ class Progress(keras.callbacks.Callback):
     def on_train_end(self, logs: dict | None = None) -> None:
         if self._dashboard is None:
             return
+        if self._drawn[0] < len(self.rows):  # early stopping ended it between two pictures
+            self._draw()
         loss, weights = self._best
         kept = ""
         if self._dashboard.stopped and weights is not None:
@@ -93,16 +96,19 @@ class Progress(keras.callbacks.Callback):
         told = f", {_metrics(self.rows[-1])}" if self.rows else ""
         return f"epoch {min(int(done) + 1, epochs)} of {epochs}, {max(seconds, 0):.0f} s left{told}"
 
-    def _draw(self, row: dict) -> None:
-        from helpers import plotting
-
+    def _show(self, row: dict) -> None:
         loss = row.get("val_loss", row["loss"])
         if loss < self._best[0]:
             self._best = loss, self.model.get_weights()
         self._dashboard.say(self._left(len(self.rows)))
-        if row["epoch"] == self.params.get("epochs") or time.perf_counter() > self._drawn + 1:  # it takes 0.1 s
-            self._dashboard.draw(plotting.learning_curves(pd.DataFrame(self.rows), metric="loss"))
-            self._drawn = time.perf_counter()
+        if time.perf_counter() > self._drawn[1] + 1:  # it takes 0.1 s
+            self._draw()
+
+    def _draw(self) -> None:
+        from helpers import plotting
+
+        self._dashboard.draw(plotting.learning_curves(pd.DataFrame(self.rows), metric="loss"))
+        self._drawn = len(self.rows), time.perf_counter()
 
 
 def _metrics(row: dict) -> str:
@@ -154,10 +160,14 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
 def steps(pictures: int, *, batch_size: int, epochs: int) -> int:
     """Returns the number of batches of a whole training, which schedules are laid out for.
 
+    As in `fit`, several devices leave a smaller last batch out.
+
     >>> steps(1000, batch_size=128, epochs=3)
     24
     """
-    return math.ceil(pictures / batch_size) * epochs
+    count = devices.shares()
+    size = min(batch_size, pictures) // count * count
+    return (math.ceil(pictures / batch_size) if count == 1 else pictures // max(size, 1)) * epochs
 
 
 def passes(pictures: int, epochs: int, *, batch_size: int, at_least: int) -> int:
@@ -213,10 +223,10 @@ def fit(
 
     Args:
         model: A compiled model.
-        train: Pictures and labels.
+        train: Pictures and labels; labels that are whole numbers count the classes from 0.
         validation: The same, looked at after each epoch.
-        epochs: Passes over the training pictures.
-        batch_size: Pictures in a batch, over all replicas together.
+        epochs: Passes over the training pictures, at least one.
+        batch_size: Pictures in a batch, over all devices together.
         augment: What makes another version of a batch, such as `preprocessing.Jitter`.
         class_weight: What a picture of each class counts in the training loss, such as `class_weights` gives.
         seed: Seed of order and augmentation; dropout and initial weights follow
@@ -226,19 +236,30 @@ def fit(
 
     Returns:
         One row an epoch: `epoch`, `seconds`, `loss`, `accuracy`, `val_loss`, `val_accuracy`,
-        `learning_rate`; the metrics as the model was compiled with.
+        `learning_rate`; the metrics as the model was compiled with. No row if a callback, such as
+        `keras.callbacks.BackupAndRestore`, finds that all epochs are done.
 
     Raises:
-        ValueError: If the model is not compiled, or there are fewer pictures than replicas.
-        Diverged: If the loss of an epoch is not finite; the training ends there.
+        ValueError: If the model is not compiled, there is no epoch, a label is no class of the model, or there
+            are fewer pictures than devices.
+        Diverged: If the loss of an epoch is not finite, which ends the training, or in the end that of the validation.
     """
     if not model.compiled:
         raise ValueError("The model is not compiled: call model.compile(optimizer, loss, metrics) first.")
-    count = devices.replicas()
-    _check_replicas(model, count, min(batch_size, len(train[0])))
+    if epochs < 1:
+        raise ValueError(f"A training passes over its pictures at least once; received epochs={epochs}.")
+    for _, labels in filter(None, (train, validation)):
+        _check_labels(model, labels)
+    count = devices.shares()
+    _check_replicas(model, devices.replicas())
     progress = Progress(verbose=verbose)
-    # A replica without a picture crashes: several replicas leave a smaller last batch out.
+    # A device without a picture crashes: several leave a smaller last batch out.
     size = min(batch_size, len(train[0])) // count * count
+    if count > 1 and size == 0:
+        raise ValueError(
+            f"A batch of {min(batch_size, len(train[0]))} leaves some of {count} devices without a picture: "
+            "make it larger."
+        )
     batches = preprocessing.batches(*train, batch_size=size, shuffle=True, seed=seed,
                                     augment=augment, drop_last=count > 1)  # fmt: skip
     judge = None
@@ -250,25 +271,27 @@ def fit(
         model.fit(_feed(batches), validation_data=judge, epochs=epochs, shuffle=False, class_weight=class_weight,
                   callbacks=[turn, progress, *callbacks], verbose=0)  # fmt: skip
     history = pd.DataFrame(progress.rows)
-    if not np.isfinite(history["loss"].iloc[-1]):
-        raise Diverged(
-            f"The loss of {model.name} is {history['loss'].iloc[-1]} after epoch {len(history)}: "
-            "the training diverged. Lower the learning rate.",
-            history,
-        )
+    for name in ("loss", "val_loss"):
+        if name in history and not np.isfinite(history[name].iloc[-1]):
+            raise Diverged(
+                f"The {name} of {model.name} is {history[name].iloc[-1]} after epoch {len(history)}: "
+                "the training diverged. Lower the learning rate.",
+                history,
+            )
     return history
 
 
 def restart(model: keras.Model, *, seed: int, learning_rate: float | None = None) -> keras.Model:
     """Gives a compiled model new initial weights and its optimizer a new state.
 
-    What follows is what a newly built model would do; but it need not be compiled again, and on
-    TensorFlow takes no memory for another graph, which lives as long as the program.
+    What follows is what a newly built model would do at the learning rate that the optimizer has now; but it
+    need not be compiled again, and on TensorFlow takes no memory for another graph, which lives as long as the
+    program. Where something has lowered the rate, as `keras.callbacks.ReduceLROnPlateau` does, say `learning_rate`.
 
     Args:
         model: A compiled functional model.
         seed: Where initial weights, dropout and augmentation layers start from; equal seeds give equal ones.
-        learning_rate: Another one, if the rate is a number and not a schedule.
+        learning_rate: Another one than it has now, if the rate is a number and not a schedule.
 
     Returns:
         The model, for `fit`.
@@ -326,8 +349,9 @@ def batch_losses(
     def note(batch: int, logs: dict) -> None:  # Keras shows the mean over the epoch so far
         sums.append(logs["loss"] * (batch + 1))
 
-    order = np.random.default_rng(seed).permutation(np.resize(np.arange(len(train[0])), batches * batch_size))
-    rows = preprocessing.batches(*train, indices=order, batch_size=batch_size)
+    size = _even(batch_size, devices.shares(), batch_size)[1]
+    order = np.random.default_rng(seed).permutation(np.resize(np.arange(len(train[0])), batches * size))
+    rows = preprocessing.batches(*train, indices=order, batch_size=size)
     noting = keras.callbacks.LambdaCallback(on_train_batch_end=note)
     model.fit(_feed(rows), shuffle=False, callbacks=[noting], verbose=0)
     return np.diff(sums, prepend=0.0)
@@ -356,7 +380,7 @@ def repeat(run: Callable[[int], pd.DataFrame], seeds: Iterable[int]) -> pd.DataF
 
 
 def logits(model: keras.Model, images: np.ndarray, *, batch_size: int = 500) -> np.ndarray:
-    """Returns the model's outputs for all pictures as float32, on any number of replicas.
+    """Returns the model's outputs for all pictures as float32, on any number of devices.
 
     Args:
         model: A model; it need not be compiled.
@@ -368,10 +392,10 @@ def logits(model: keras.Model, images: np.ndarray, *, batch_size: int = 500) -> 
     """
     if len(images) == 0:
         return np.empty((0, *model.output_shape[1:]), np.float32)
-    count = devices.replicas()
+    count = devices.shares()
     size = min(batch_size, len(images)) // count * count or count
     rows = np.arange(len(images))
-    if count > 1:  # a replica without a picture crashes: the last one is asked about again
+    if count > 1:  # a device without a picture crashes: the last one is asked about again
         rows = np.pad(rows, (0, -len(rows) % size), mode="edge")
     batches = preprocessing.batches(images, np.zeros(len(images), np.int64), indices=rows, batch_size=size)
     return model.predict(_feed(batches), verbose=0)[: len(images)].astype(np.float32)
@@ -499,7 +523,7 @@ def model_card(
         facts: More entries, JSON values.
 
     Raises:
-        ValueError: If there is not one output for each class.
+        ValueError: If there is not one output for each class, or a figure is not finite.
     """
     if model.output_shape[-1] != len(classes):
         raise ValueError(f"{model.name} has {model.output_shape[-1]} outputs for {len(classes)} classes: {classes}.")
@@ -519,11 +543,16 @@ def model_card(
     if history is not None:
         last = history.drop(columns=["seconds"], errors="ignore").iloc[-1]
         card["last_epoch"] = {name: round(float(value), 6) for name, value in last.items()}
+    for name, value in (card["metrics"] | card.get("last_epoch", {})).items():
+        if not math.isfinite(value):
+            raise ValueError(f"A card holds finite figures; {name} is {value}: measure it again, or leave it out.")
     return card
 
 
 def save(model: keras.Model, path: str | Path, card: dict | None = None) -> Path:
     """Writes a model as `.keras`, and its card beside it as `model_card.json`; each whole or not at all.
+
+    No card ever lies beside another model than its own: the old one goes before the model is replaced.
 
     What is written is float32, needs no accelerator and no training state, whatever the model was
     trained on: batch normalization is not synchronized any more, and there is no optimizer.
@@ -542,6 +571,8 @@ def save(model: keras.Model, path: str | Path, card: dict | None = None) -> Path
     with artifacts.writing(path) as partial:
         portable(model).save(partial)
         _drop_times(partial)
+        if card is not None:
+            path.with_name("model_card.json").unlink(missing_ok=True)
     if card is not None:
         artifacts.write_json(path.with_name("model_card.json"), {**card, "sha256": artifacts.sha256(path)})
     return path
@@ -593,28 +624,46 @@ def _feed(batches: preprocessing.Batches) -> object:
     """Returns batches as this backend reads them without a wait: on TensorFlow tf.data with its tuner off.
 
     Keras leaves the tuner on. At the end of an epoch that thread may sleep through its cancellation,
-    and training waits for it, for up to as long as the epoch took.
+    and training waits for it, for up to as long as the epoch took. And TensorFlow keeps each function of
+    `tf.numpy_function` as long as the program runs: what ours holds is let go with the data set.
     """
     if keras.backend.backend() != "tensorflow":
         return batches
     import tensorflow as tf
 
-    example = batches[0]
+    example, held = batches[0], [batches]
+    like = [(part.dtype, (None, *part.shape[1:])) for part in example]
 
     def read(number: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        parts = tf.numpy_function(lambda i: batches[int(i)], [number], [part.dtype for part in example])
-        return tuple(tf.ensure_shape(part, (None, *like.shape[1:])) for part, like in zip(parts, example, strict=True))
+        parts = tf.numpy_function(lambda i: held[0][int(i)], [number], [dtype for dtype, _ in like])
+        return tuple(tf.ensure_shape(part, shape) for part, (_, shape) in zip(parts, like, strict=True))
 
     options = tf.data.Options()
     options.autotune.enabled = False
-    return tf.data.Dataset.range(len(batches)).map(read).prefetch(4).with_options(options)
+    dataset = tf.data.Dataset.range(len(batches)).map(read).prefetch(4).with_options(options)
+    weakref.finalize(dataset, held.clear)
+    return dataset
 
 
-def _check_replicas(model: keras.Model, count: int, batch: int) -> None:
+def _check_labels(model: keras.Model, labels: np.ndarray) -> None:
+    """Refuses whole numbers that are no class of the model: JAX and a GPU would train on them without a word."""
+    labels, outputs = np.asarray(labels), getattr(model, "output_shape", ()) if model.built else ()
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size or len(outputs) != 2:
+        return
+    classes = outputs[-1]
+    if isinstance(classes, int) and classes > 1 and (labels.min() < 0 or labels.max() >= classes):
+        raise ValueError(
+            f"{model.name} has {classes} outputs, for labels from 0 to {classes - 1}; received labels from "
+            f"{labels.min()} to {labels.max()}: count the classes from 0, or build the model for more of them."
+        )
+
+
+def _check_replicas(model: keras.Model, count: int) -> None:
     """Refuses what several TensorFlow replicas would get wrong without a word."""
     if count == 1:
         return
-    clips = [name for name in ("clipnorm", "clipvalue", "global_clipnorm") if getattr(model.optimizer, name, None)]
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # mixed_float16 wraps it
+    clips = [name for name in ("clipnorm", "clipvalue", "global_clipnorm") if getattr(optimizer, name, None)]
     if clips:
         raise ValueError(
             f"The optimizer clips gradients ({clips[0]}), which {count} replicas do each for its own share, "
@@ -629,12 +678,10 @@ def _check_replicas(model: keras.Model, count: int, batch: int) -> None:
         raise ValueError(
             f"Layer {loose[0]} would normalize each of {count} replicas by itself: build it with synchronized=True."
         )
-    if batch < count:
-        raise ValueError(f"A batch of {batch} leaves some of {count} replicas without a picture: make it larger.")
 
 
 def _even(pictures: int, count: int, batch: int) -> tuple[int, int]:
-    """Returns how many pictures to validate on, and in which batches, so that all replicas have as many in each.
+    """Returns how many pictures to validate on, and in which batches, so that all devices have as many in each.
 
     >>> _even(5003, 1, 500), _even(5003, 4, 500), _even(30, 4, 500)
     ((5003, 500), (5000, 500), (28, 28))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers import inference, registry
+from helpers import classifier, inference, registry
 
 
 def check(path: Path) -> None:
@@ -12,7 +12,7 @@ def check(path: Path) -> None:
 
     Its model loads, takes pictures of the shape `facts["input"]`, answers for as many classes as `facts["classes"]`
     has, with finite numbers, and gives its examples the classes that the model gave them from which it was made: on at
-    least the share that was stated when it was registered.
+    least the share that was stated when it was registered. Its temperature, if it has one, is above 0.
 
     Args:
         path: Folder of the version.
@@ -30,6 +30,7 @@ def check(path: Path) -> None:
         images, reference = examples["images"], examples["logits"]
     facts, file = manifest.get("facts", {}), registry.model_file(path)
     try:
+        classifier.check_temperature(path, facts.get("temperature", 1.0))
         logits = inference.measure(file, images, repeats=1, warm_up=0, throughput_pictures=1, threads=1).logits
     except ValueError as error:
         raise ValueError(f"{which}: {error}") from error

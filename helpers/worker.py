@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
@@ -52,28 +53,42 @@ class _Names:
         return dict.fromkeys(self._live.names())
 
 
+class _Server(uvicorn.Server):
+    """uvicorn's server, which does not listen to signals: the parent decides when it ends."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 async def serve(settings: dict, listening: socket.socket) -> None:
-    """Answers until a signal or the end of standard input says stop, and then all that was asked before it.
+    """Answers until the end of standard input says stop, and then all that was asked before it.
 
     Args:
-        settings: `registry`, `host`, `grpc_port`, `key`, `threads`, `largest`, `limits`.
+        settings: `registry`, `grpc` (address to listen on), `key`, `threads`, `largest`, `limits`.
         listening: The HTTP socket; all processes of a server accept from it.
+
+    Raises:
+        SystemExit: If there is nothing to answer with; the log says why.
     """
     limits, telemetry = Limits(**settings["limits"]), Telemetry()
     live = Live(Path(settings["registry"]), telemetry, largest=settings["largest"], threads=settings["threads"])
     await live.refresh()
+    if not live.names():
+        telemetry.say("ended", reason="no promoted version could be loaded", pid=os.getpid())
+        sys.exit(1)
     app, plane = kserve_application()
     plane._model_registry = _Names(live)
     guard = {"limits": limits, "key": settings["key"]}
-    Patient.seconds = limits.receive_seconds
+    Patient.seconds, Patient.telemetry = limits.receive_seconds, telemetry
     config = uvicorn.Config(
         Door(app, live, telemetry, **guard), http=Patient, ws="none", lifespan="off", loop="uvloop", log_config=None,
         access_log=False, server_header=False, limit_concurrency=limits.connections, timeout_keep_alive=65,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
     )  # fmt: skip
-    web = uvicorn.Server(config)
+    web = _Server(config)
     calls = rpc.server(rpc.Service(plane, live, telemetry, **guard), limits)
-    calls.add_insecure_port(f"{grpc_host(settings['host'])}:{settings['grpc_port']}")
+    calls.add_insecure_port(settings["grpc"])
     await calls.start()
     watching = asyncio.create_task(live.watch())
     threading.Thread(target=_follow_parent, args=(web,), daemon=True).start()
@@ -88,14 +103,9 @@ async def serve(settings: dict, listening: socket.socket) -> None:
     telemetry.say("stopped", pid=os.getpid())
 
 
-def grpc_host(host: str) -> str:
-    """Returns a host as gRPC addresses write it: IPv6 in brackets."""
-    return f"[{host}]" if ":" in host else host
-
-
 def _follow_parent(web: uvicorn.Server) -> None:
     with contextlib.suppress(OSError, ValueError):
-        while sys.stdin.buffer.read(1):
+        while os.read(sys.stdin.fileno(), 1):
             pass
     web.should_exit = True
 
@@ -110,7 +120,8 @@ def main() -> None:
     for name in ("kserve", "kserve.trace", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # they repeat what clients send
     with socket.socket(fileno=parsed.descriptor) as listening:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all: the parent decides
+        for number in (signal.SIGINT, signal.SIGTERM):  # sent to all by a terminal or a service manager
+            signal.signal(number, signal.SIG_IGN)
         with asyncio.Runner(loop_factory=_loop) as runner:
             runner.run(serve(settings, listening))
 

@@ -14,7 +14,8 @@ from nbval.plugin import IPyNbCell
 
 TAG = re.compile(r"nbval-tolerance-(\d*\.?\d+(?:e-?\d+)?)")
 # Numbers that stand alone: not the 2 of conv_2, nor those of 28x28.
-_NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:e[-+]?\d+)?(?!\w)", re.IGNORECASE)
+_WHOLE = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
+_NUMBER = re.compile(rf"(?<![\w.])[-+−]?(?:{_WHOLE}(?:\.\d*)?|\.\d+)(?:e[-+]?\d+)?(?!\w)", re.IGNORECASE)
 
 
 class Tolerant(str):
@@ -50,8 +51,6 @@ def split(text: str) -> tuple[str, list[float]]:
     numbers: list[float] = []
 
     def mask(match: re.Match) -> str:
-        if not any(character.isdigit() for character in match[0]):
-            return match[0]
         numbers.append(float(match[0].replace(",", "").replace("−", "-")))
         return "#"
 
@@ -62,7 +61,7 @@ def split(text: str) -> tuple[str, list[float]]:
 
 def tolerance(metadata: dict) -> float | None:
     """Returns the tolerance that a cell's tags give, `None` without one."""
-    found = [match for tag in metadata.get("tags", []) if (match := TAG.fullmatch(tag))]
+    found = [match for tag in metadata.get("tags") or [] if (match := TAG.fullmatch(tag))]
     return float(found[0][1]) if found else None
 
 

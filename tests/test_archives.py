@@ -123,6 +123,61 @@ def test_a_bomb_in_the_header_of_a_tar_is_one_sentence(tmp_path):
         read(tmp_path / "bomb.tar.gz")
 
 
+def longname(size):
+    """Returns the header with which GNU's tar announces a long name, and the name."""
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, size
+    return header.tobuf(tarfile.GNU_FORMAT) + b"a" * size + bytes(-size % 512)
+
+
+def test_headers_that_ask_for_much_in_all_are_one_sentence(tmp_path):
+    path = tarred(tmp_path / "pets.tar", TREE)
+    content = path.read_bytes()
+    with gzip.open(tmp_path / "bomb.tar.gz", "wb") as file:
+        file.write(longname(1 << 20) * 5 + content)
+    assert len(read(tmp_path / "bomb.tar.gz")[1]) == 3
+    with pytest.raises(SourceError, match="asks for more memory than allowed"):
+        read(tmp_path / "bomb.tar.gz", limits=Limits(picture_bytes=1 << 20, total_bytes=4 << 20))
+
+
+def test_headers_about_headers_are_one_sentence(tmp_path):
+    path = tarred(tmp_path / "pets.tar", TREE)
+    path.write_bytes(longname(10) * 2000 + path.read_bytes())
+    with pytest.raises(SourceError, match="pets.tar is damaged or cut short"):
+        read(path)
+
+
+def test_a_member_that_ends_before_it_begins_is_one_sentence(tmp_path):
+    odd = tarfile.TarInfo("cat/odd.png")
+    odd.size = -(2**70)
+    (tmp_path / "pets.tar").write_bytes(odd.tobuf(tarfile.GNU_FORMAT) + bytes(2048))
+    with pytest.raises(SourceError, match="pets.tar is damaged or cut short"):
+        read(tmp_path / "pets.tar")
+
+
+@pytest.mark.parametrize("damage", ["a name that is no UTF-8", "an empty name"])
+def test_a_zip_with_a_name_that_is_none_is_one_sentence(damage, tmp_path):
+    path = zipped(tmp_path / "pets.zip", {"cat/é.png": PICTURE, "x": PICTURE})
+    content = path.read_bytes()
+    if damage == "an empty name":
+        entry = content.rindex(b"PK\x01\x02")
+        content = content[: entry + 28] + b"\0\0\1\0" + content[entry + 32 :]  # its letter is an extra field
+    else:
+        content = content.replace("é".encode(), b"\xe9x")
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match="pets.zip is damaged or cut short"):
+        read(path)
+
+
+def test_a_tar_from_before_there_was_a_standard_is_read(tmp_path):
+    path = tarred(tmp_path / "pets.tar", {"cat/1.png": PICTURE})
+    content = bytearray(path.read_bytes())
+    content[257:265] = bytes(8)
+    content[148:156] = b"%06o\0 " % (256 + sum(content[:148]) + sum(content[156:512]))
+    path.write_bytes(content)
+    assert [(r.name, r.picture) for r in read(path)[1]] == [("cat/1.png", PICTURE)]
+
+
 def test_a_member_that_lies_about_its_size_is_a_finding(tmp_path):
     path = zipped(tmp_path / "pets.zip", {**TREE, "dog/long.png": bytes(100_000)})
     content = path.read_bytes().replace((100_000).to_bytes(4, "little"), (50).to_bytes(4, "little"))

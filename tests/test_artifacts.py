@@ -26,6 +26,18 @@ def test_outputs_follow_the_environment(tmp_path, monkeypatch):
     assert artifacts.outputs() == artifacts.root() / "outputs"
 
 
+def test_relative_outputs_are_one_folder_wherever_a_process_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_OUTPUTS", "mine")
+    monkeypatch.chdir(tmp_path)
+    assert artifacts.outputs() == artifacts.root() / "mine"
+
+
+def test_the_home_folder_of_nobody_is_refused(monkeypatch):
+    monkeypatch.setenv("WORKBOOK_OUTPUTS", "~nouser/x")
+    with pytest.raises(ValueError, match="'~nouser/x' begins with ~nouser, and no user .* or write ./~nouser for a"):
+        artifacts.outputs()
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path):
     path = artifacts.write_json(tmp_path / "a.json", {"old": 1})
     with pytest.raises(ZeroDivisionError), artifacts.writing(path) as partial:
@@ -110,6 +122,44 @@ def test_begin_writes_down_no_password():
     assert json.loads((folder / "parameters.json").read_text()) == {"SOURCE": "postgresql://host/db", "SEED": 1}
 
 
+@pytest.mark.parametrize("text", ["two ideas, see http://a.org/?b#c", "a/b://c?d", "C:/pictures?", "://x?y"])
+def test_a_text_that_is_no_address_is_left_as_it_is(text):
+    assert artifacts.public(text) == text
+
+
+ADDRESS = "https://me:pass%20word@example.org/a.zip?token=TOP%2fSECRET&n=1#k=another-one"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"Get {ADDRESS}.", "Get https://example.org/a.zip."),
+        ("GET /a.zip?token=TOP%2fSECRET&n=1#k=another-one", "GET /a.zip?***"),
+        ("token TOP/SECRET or TOP%2fSECRET", "token *** or ***"),
+        ("{'k': 'another-one', 'n': 1}", "{'k': '***', 'n': 1}"),
+        ("user me has pass%20word, 'pass word'", "user me has ***, '***'"),
+        ("?n=1&amp;", "?***&amp;"),
+    ],
+)
+def test_secrets_of_an_address_are_concealed_wherever_they_stand(text, shown):
+    assert artifacts.concealed(text, ADDRESS) == shown
+
+
+@pytest.mark.parametrize("source", ["", "pictures", "https://example.org/a.zip", "postgresql://postgres@host/db"])
+def test_nothing_is_concealed_where_there_is_no_secret(source):
+    text = "postgres at postgresql://host/db, pictures at https://example.org/a.zip"
+    assert artifacts.concealed(text, source) == text
+
+
+def test_what_another_tool_runs_anew_is_no_longer_what_the_runner_told(monkeypatch):
+    folder = artifacts.outputs() / "09_twice"
+    for runner, kept in (("1", True), ("", False)):
+        artifacts.write_json(folder / "run.json", {})
+        monkeypatch.setenv(artifacts.RUNNER, runner)
+        artifacts.begin("09_twice", {})
+        assert (folder / "run.json").exists() == kept
+
+
 def test_begin_forgets_the_claims_of_the_run_before(tmp_path):
     folder = artifacts.begin("09_twice", {"SEED": 1})
     (folder / "claims.json").write_text("[]")
@@ -162,10 +212,12 @@ def test_equal_runs_write_equal_manifests(tmp_path):
         folder = tmp_path / name
         (folder / "sub").mkdir(parents=True)
         (folder / "sub" / "x.bin").write_bytes(b"123")
+        (folder / "sub" / "manifest.json").write_bytes(b"{}")  # somebody else's
         texts.append(artifacts.write_manifest(folder, made_by="01", parameters={"SEED": 0}, n=3).read_bytes())
     assert texts[0] == texts[1]
     manifest = json.loads(texts[0])
-    assert manifest["files"]["sub/x.bin"]["bytes"] == 3
+    sizes = {name: entry["bytes"] for name, entry in manifest["files"].items()}
+    assert sizes == {"sub/x.bin": 3, "sub/manifest.json": 2}
     assert manifest["n"] == 3
 
 

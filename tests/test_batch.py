@@ -248,6 +248,75 @@ def test_an_interrupted_job_is_taken_up(folder, model, tmp_path, monkeypatch):
     assert_right(pd.read_parquet(done.path), model)
 
 
+@pytest.fixture
+def interrupted(model, tmp_path, monkeypatch):
+    """A function that begins to predict and is interrupted when some shards of two rows are done."""
+    monkeypatch.setattr(batch, "_CHUNK", 5)
+
+    def begin(given, output, **options):
+        told = []
+
+        def stop(rows):
+            told.append(rows)
+            if sum(told) >= 15:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            batch.predict([given], model, output, shard=2, progress=stop, **options)
+        assert list(output.with_name(f"{output.name}.parts").glob("*.parquet"))
+
+    return begin
+
+
+def test_an_output_inside_its_input_is_no_part_of_it(folder, model, tmp_path, interrupted, monkeypatch):
+    batch.predict([folder], model, tmp_path / "out.parquet", shard=2)
+    monkeypatch.chdir(folder)
+    for place in (folder, folder / "ant"):
+        output = place / "answers.parquet"
+        interrupted(".", output)
+        (place / f"{artifacts.PARTIAL}1-answers.parquet").write_bytes(b"what a kill at the very end leaves")
+        done = batch.predict(["."], model, output, shard=2)
+        assert done.resumed >= 8
+        again = batch.predict(["."], model, output, shard=2)
+        assert (again.pictures, again.unreadable) == (done.pictures, done.unreadable) == (23, 1)
+        expected = pd.read_parquet(tmp_path / "out.parquet").drop(columns="input")
+        pd.testing.assert_frame_equal(pd.read_parquet(output).drop(columns="input"), expected)
+        for path in place.glob("answers.parquet*"):
+            path.unlink()
+
+
+@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize("kind", ["database", "table"])
+def test_what_stands_in_a_changed_database_or_beside_a_table_is_read_again(
+    folder, model, tmp_path, interrupted, kind, changed
+):
+    rows, query = sorted(folder.rglob("*.png"))[:-1], ""
+    if kind == "database":
+        with sqlite3.connect(tmp_path / "in.db") as database:
+            database.execute("create table pictures (content blob)")
+            database.executemany("insert into pictures values (?)", [(path.read_bytes(),) for path in rows])
+        given, query = f"sqlite:///{tmp_path / 'in.db'}", "select content, null from pictures"
+    else:
+        given = tmp_path / "in.csv"
+        given.write_text("path,label\n" + "".join(f"{path.relative_to(tmp_path)},\n" for path in rows))
+    interrupted(given, tmp_path / "out.parquet", query=query)
+    if changed and kind == "database":
+        with sqlite3.connect(tmp_path / "in.db") as database:
+            database.execute("insert into pictures values (?)", (png(PICTURES[1]),))
+    elif changed:
+        rows[0].write_bytes(png(np.tile(PICTURES[1], (2, 2, 1))))
+    done = batch.predict([given], model, tmp_path / "out.parquet", query=query, shard=2)
+    assert (done.resumed == 0) == changed
+
+
+def test_nothing_is_kept_of_an_input_that_cannot_be_read(model, tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "in.csv").write_text("path,label\na.png,\n")
+    with pytest.raises(ValueError, match="could be read"):
+        batch.predict([tmp_path / "in.csv"], model, tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet.parts").exists()
+
+
 def test_few_large_files_are_held_at_a_time(folder, model, tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(batch, "_CHUNK_BYTES", 150)  # two of these files, and nine of what the model takes

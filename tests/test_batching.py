@@ -133,6 +133,17 @@ def test_more_pictures_than_may_wait_are_turned_away_and_the_others_answered():
     assert len(after.labels) == 10
 
 
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_request_larger_than_what_may_wait_is_answered_if_no_other_waits(busy):
+    async def ask():
+        batcher = Batcher(Doubling(0.05), largest=4, waiting=10)
+        first = [asyncio.create_task(batcher.answer(picture(1)))] if busy else []
+        await asyncio.sleep(0.01)  # the model has taken it
+        return len((await batcher.answer(picture(2, 20))).labels), await asyncio.gather(*first)
+
+    assert asyncio.run(ask())[0] == 20
+
+
 def test_pictures_that_the_model_has_already_taken_do_not_wait():
     async def ask():
         batcher = Batcher(Doubling(0.1), largest=4, waiting=4)

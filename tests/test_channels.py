@@ -173,6 +173,31 @@ def test_scores_by_hand():
     np.testing.assert_allclose(channels.scores(model, norm="l1")["conv"], [7 * 2 / 2, 2])
 
 
+def test_a_normalization_behind_a_fork_or_a_sum_does_not_count():
+    inputs = keras.Input((1,))
+    first = layers.Dense(2, name="first")(inputs)
+    normal = layers.BatchNormalization(name="normal")(first)
+    both = layers.Concatenate()([normal, layers.Dense(2, name="second")(inputs)])
+    both = layers.BatchNormalization(name="of_both")(both)
+    model = keras.Model(inputs, layers.Dense(1)(layers.Concatenate()([both, first])))
+    for name in ("first", "second"):
+        model.get_layer(name).set_weights([np.array([[3.0, -4.0]]), np.zeros(2)])
+    for name in ("normal", "of_both"):
+        layer = model.get_layer(name)
+        layer.gamma.assign(np.full(layer.gamma.shape, 9.0))
+    found = channels.scores(model)
+    np.testing.assert_allclose(found["first"], [3, 4])
+    np.testing.assert_allclose(found["second"], [3, 4])
+
+
+def test_a_normalization_behind_flatten_does_not_count():
+    model = keras.Sequential([keras.Input((1, 2, 1)), layers.Conv2D(1, 1, name="conv"), layers.Flatten(),
+                              layers.BatchNormalization(name="normal"), layers.Dense(1)])  # fmt: skip
+    model.get_layer("conv").set_weights([np.full((1, 1, 1, 1), 3.0), np.zeros(1)])
+    model.get_layer("normal").gamma.assign([5.0, 7.0])  # a number for each pixel, not for each channel
+    np.testing.assert_allclose(channels.scores(model)["conv"], [3])
+
+
 def test_scores_of_layers_that_meet_are_the_norm_over_all_their_filters():
     inputs = keras.Input((1,))
     both = layers.Add()([layers.Dense(2, name="a")(inputs), layers.Dense(2, name="b")(inputs)])

@@ -1,7 +1,6 @@
 """Runs the two cells of notebook 05 that choose the file to deploy, on files whose answers are known."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -12,22 +11,22 @@ from helpers import inference
 
 NOTEBOOK = Path(__file__).resolve().parents[1] / "notebooks" / "05_compression.ipynb"
 PICTURES = 200
-# Of each file: kilobytes, test accuracy, and how often it gives the big model's answer.
+# Of each file: kilobytes, validation accuracy, and how often it gives the big model's answer.
 FILES = {"big": (400, 0.93, 1.0), "int8": (100, 0.92, 0.98), "small": (20, 0.91, 0.9), "smallest": (10, 0.915, 0.7)}
 
 
 def choose(files: dict[str, tuple[float, float, float]] = FILES, *, agreement: float = 0.9, budget: float = 0.0) -> str:
     """Returns what the notebook chooses; a twentieth of the big model's weights is 20 kilobytes."""
     answers = np.eye(10)[np.arange(PICTURES) % 10]
-    table = pd.DataFrame(files, index=["bytes", "accuracy", "alike"]).T
+    table = pd.DataFrame(files, index=["bytes", "validation_accuracy", "alike"]).T
     table["bytes"] *= 1000
-    told = {}
+    seen = {}
     for name, alike in table["alike"].items():
         logits = answers.copy()
         other = round(alike * PICTURES)
         logits[other:] = np.roll(logits[other:], 1, axis=1)
-        told[name] = SimpleNamespace(logits=logits)
-    known = {"told": told, "measured": table, "names": list(files), "test": (answers, None), "big_bytes": 400_000,
+        seen[name] = logits
+    known = {"seen": seen, "measured": table, "validation": (answers, None), "big_bytes": 400_000,
              "AGREEMENT": agreement, "BUDGET_KB": budget, "inference": inference, "pd": pd}  # fmt: skip
     cells = {cell.id: cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
     for name in ("faithful", "speed"):

@@ -65,6 +65,20 @@ def test_the_table_shows_figure_bound_and_outcome():
     ]
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "null", "[{}]", "[3]", '[{"claim": 1, "measured": 1, "unit": "", "held": true}]',
+     '[{"claim": "It", "measured": 1, "unit": "", "held": true, "at_least": null}]',
+     '[{"claim": "It", "measured": 1, "unit": "", "held": true, "within": [1]}]'],
+)  # fmt: skip
+def test_a_damaged_file_holds_no_claims(folder, text):
+    (folder / "claims.json").write_text(text)
+    assert claims.read() == []
+    assert claims.table().empty
+    claims.check("It holds", True)
+    assert len(claims.read()) == 1
+
+
 def test_no_claims_give_an_empty_list_and_table():
     assert claims.read() == []
     assert claims.table().empty

@@ -1,7 +1,11 @@
+import gzip
+import json
+import os
+import shutil
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -50,6 +54,36 @@ def test_output_is_relative_to_where_the_command_is_given(run_arguments, tmp_pat
     assert artifacts.outputs() == tmp_path / "mine"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "--output", "~nouser/x"], "'~nouser/x' begins with ~nouser, and no user"),
+        (["run", "--profile", "~nouser/x"], "'~nouser/x' begins with ~nouser, and no user"),
+        (["run", "--source", "~nouser/x"], "'~nouser/x' begins with ~nouser, and no user"),
+        (["report", "~nouser/x"], "'~nouser/x' begins with ~nouser, and no user"),
+        (["kernel", "install", "--prefix", "~nouser/x"], "'~nouser/x' begins with ~nouser, and no user"),
+        (["run", "--output", ""], "The folder to write to is '': name one, such as outputs, or leave it out."),
+        (["refresh", "--output", " "], "The folder to write to is ' ': name one"),
+        (["report", ""], "The folder to write to is '': name one"),
+    ],
+)
+def test_a_folder_that_is_none_is_refused(arguments, sentence, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {sentence}")
+    assert told.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminal_without_ticks_gets_another_sign():
+    say = "import sys; from helpers import cli, doctor; doctor.findings = lambda: [doctor.Finding('a', 'b')]"
+    command = [sys.executable, "-c", f"{say}; sys.exit(cli.main(['doctor']))"]
+    told = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert told.stdout.startswith("? a ")
+
+
 def test_a_report_of_a_folder_that_is_not_there_is_refused(tmp_path, capsys):
     assert cli.main(["report", str(tmp_path / "missing")]) == 2
     assert "missing: name one that a run has written to" in capsys.readouterr().err
@@ -91,8 +125,15 @@ def test_an_error_is_told_as_a_sentence(error, sentence):
         (["predict", "--model", "no.onnx", "x.png"], "There is no model no.onnx: "),
         (["serve"], "There is no registry "),
         (["serve", "--limit", "colours", "3"], "There is no limit 'colours': there are body, pictures, pixels, "),
-        (["serve", "--limit", "body", "much"], "The limit body is 'much': it must be a number above 0, such as 167772"),
-        (["serve", "--limit", "pictures", "0"], "The limit pictures is '0': it must be a number above 0, such as 256."),
+        (["serve", "--limit", "body", "much"], "The limit body is 'much': it must be a number above 0 and below 2**31"),
+        (["serve", "--limit", "body", "3000000000"], "The limit body is '3000000000': it must be a number above 0 and"),
+        (["serve", "--limit", "pictures", "0"], "The limit pictures is '0': it must be a number above 0 and below 2*"),
+        (["serve", "--threads", "0"], "--threads must be a number from 1 to 2147483647; received 0."),
+        (["serve", "--largest-batch", "-5"], "--largest-batch must be a number from 1 to 2147483647; received -5."),
+        (["serve", "--workers", "0"], "--workers must be a number from 1 to 2147483647; received 0."),
+        (["serve", "--port", "70000"], "--port must be a number from 0 to 65535; received 70000."),
+        (["serve", "--grpc-port", "-1"], "--grpc-port must be a number from 0 to 65535; received -1."),
+        (["serve", "--api-key-file", "/dev/null"], "The first line of /dev/null is empty: write the key there, or "),
         (["serve", "--api-key-file", "no/key"], "no/key: No such file or directory."),
     ],
 )
@@ -235,19 +276,14 @@ def test_doctor_ends_with_what_to_do(monkeypatch, capsys):
 
 
 def test_doctor_looks_at_everything(monkeypatch):
-    monkeypatch.setattr(
-        subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=0, stdout="CPU, 2 cores\n", stderr="")
-    )
+    monkeypatch.setattr(doctor, "_DEVICES", "print('CPU, 2 cores')")
     found = {finding.subject: finding for finding in doctor.findings()}
-    assert list(found) == ["python", "packages", "kernel", "disk", "data", "devices"]
+    assert list(found) == ["python", "packages", "helpers", "kernel", "disk", "data", "devices"]
     assert found["data"].mend is None
     assert found["devices"].found == "CPU, 2 cores"
 
 
 def test_doctor_sees_a_changed_data_file(project):
-    import gzip
-    import json
-
     folder = project / "data" / "fashion-mnist"
     folder.mkdir(parents=True)
     (folder / "checksums.json").write_text(json.dumps({"labels": {"sha256": "0" * 64, "bytes": 1}}))
@@ -256,6 +292,27 @@ def test_doctor_sees_a_changed_data_file(project):
     finding = doctor._data()
     assert "is not the file that was published" in finding.found
     assert finding.mend.startswith("put the files of data/fashion-mnist back")
+    whole = gzip.compress(bytes(range(256)) * 9)
+    (folder / "labels.gz").write_bytes(whole[:20] + b"\xff" * 20 + whole[40:])
+    assert "Fashion-MNIST cannot be read: Error -3 while decompressing data" in doctor._data().found
+
+
+def test_doctor_sees_the_helpers_of_another_checkout(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(artifacts.root()))
+    assert doctor._helpers() == doctor.Finding("helpers", f"those of {artifacts.root()}")
+    (tmp_path / "helpers").mkdir()
+    (tmp_path / "helpers" / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    finding = doctor._helpers()
+    assert finding.found == f"those of {tmp_path}, and not those of {artifacts.root()}"
+    assert finding.mend == "run `make -B setup`"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_what_doctor_asks_for_installs_anew():
+    words = doctor._ANEW.split("`")[1].split()
+    planned = subprocess.run([*words, "-n"], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    assert planned.stdout.count("-m pip install") == 2
 
 
 def test_doctor_sees_a_package_of_another_version(project):
@@ -264,7 +321,7 @@ def test_doctor_sees_a_package_of_another_version(project):
     )
     finding = doctor._packages()
     assert "1 differ from requirements.lock, first numpy" in finding.found
-    assert finding.mend == "run `make setup`"
+    assert finding.mend == "run `make -B setup`"
 
 
 def test_doctor_sees_a_folder_that_cannot_be_made(tmp_path, monkeypatch):

@@ -140,10 +140,10 @@ _CODES = np.array([[0], [1], [1], [2], [0], [1]], np.uint8)
 _START = np.array([-0.5, 0.0, 0.25], np.float32)
 
 
-def _line(**options):
+def _line(optimizer=None, **options):
     """Returns a linear model of six weights in three clusters, its clusters, and what it learns from."""
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, use_bias=False, name="line")])
-    model.compile(keras.optimizers.SGD(0.05), "mse", **options)
+    model.compile(optimizer or keras.optimizers.SGD(0.05), "mse", **options)
     clusters = Clusters(_START, _CODES)
     model.get_layer("line").kernel.assign(clustering.restore(clusters))
     random = np.random.default_rng(0)
@@ -208,6 +208,34 @@ def test_a_callback_takes_over_from_a_training_that_broke_off():
         model.fit(x, y, batch_size=8, verbose=0, callbacks=[clustering.Shared(clusters), breaking])
     model.fit(x, y, batch_size=8, verbose=0, callbacks=[clustering.Shared(clusters)])
     assert model.get_layer("line").kernel.constraint is None
+
+
+def test_released_weights_are_free_after_a_training_that_broke_off():
+    model, clusters, x, y = _line()
+    kernel, first = model.get_layer("line").kernel, clustering.Shared(clusters)
+
+    def stop(batch, logs):
+        raise KeyboardInterrupt
+
+    breaking = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y, batch_size=8, verbose=0, callbacks=[first, breaking])
+    assert kernel.constraint is not None
+    first.release()
+    assert kernel.constraint is None
+    model.fit(x, y, batch_size=8, verbose=0)
+    assert len(np.unique(_value(kernel))) == 6
+    clustering.Shared(clusters).release()  # before any training there is nothing to take off
+
+
+def test_average_of_the_weights_over_time_is_shared_too():
+    model, clusters, x, y = _line(optimizer=keras.optimizers.SGD(0.05, use_ema=True, ema_momentum=0.9))
+    model.get_layer("line").kernel.assign(np.arange(6.0)[:, None])
+    model.fit(x, y, batch_size=8, verbose=0)  # the average begins with weights that are not shared
+    callback = clustering.Shared(clusters)
+    model.fit(x, y, batch_size=8, verbose=0, callbacks=[callback])
+    assert len(np.unique(_value(model.get_layer("line").kernel))) == 3
+    np.testing.assert_array_equal(clustering.restore(callback.clusters["line"]), _value(model.get_layer("line").kernel))
 
 
 def test_equal_weights_stay_as_they_are_to_the_last_bit():
@@ -305,6 +333,10 @@ def test_entropy_of_nothing_is_refused():
 
 def test_clusters_of_another_model_and_other_constraints_are_refused():
     model, clusters, x, y = _line()
+    with pytest.raises(ValueError, match="Layer dense is quantized by Keras already"):
+        quantized = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="dense")])
+        quantized.quantize("int8")
+        clustering.cluster_model(quantized, 2)
     with pytest.raises(ValueError, match="leave names lines; the kernels are line"):
         clustering.cluster_model(model, 2, leave="lines")
     for wrong, message in [

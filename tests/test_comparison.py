@@ -48,6 +48,29 @@ def test_what_is_finished_is_not_trained_again_and_comes_back_equal(tmp_path):
     np.testing.assert_array_equal(again.arrays[0]["right"], first.arrays[0]["right"])
 
 
+def test_kept_figures_are_the_trained_ones_to_the_last_bit(tmp_path):
+    figures = np.random.default_rng(0).random(200)
+    kept = comparison.run(
+        lambda seed: (pd.DataFrame({"epoch": range(200), "loss": figures}), {}),
+        pd.DataFrame({"seed": [0]}), tmp_path, facts={}, verbose=False,
+    )  # fmt: skip
+    np.testing.assert_array_equal(kept.runs["loss"], figures)
+
+
+@pytest.mark.parametrize("wrong", [None, [1, None]])
+def test_what_cannot_be_kept_is_named_and_leaves_no_file(wrong, tmp_path):
+    with pytest.raises(ValueError, match=f"received {type(wrong).__name__} as 'right': return an array, or leave"):
+        comparison.run(lambda **row: (trial(**row)[0], {"right": wrong}), SETTINGS, tmp_path, facts={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_of_any_length_have_a_file_each(tmp_path):
+    settings = pd.DataFrame({f"option_{number}": ["ü" * 60, "ü" * 60] for number in range(9)} | {"seed": [0, 1]})
+    history = pd.DataFrame({"epoch": [1]})
+    runs = comparison.run(lambda **row: (history, {}), settings, tmp_path, facts={}, verbose=False).runs
+    assert len(list(tmp_path.iterdir())) == len(runs) == 2
+
+
 def test_runs_of_other_facts_and_damaged_ones_are_trained_again(tmp_path):
     trained = []
     comparison.run(counted(trained), SETTINGS[:1], tmp_path, facts={"data": "a"})

@@ -155,12 +155,27 @@ def test_written_set_is_read_back_equal_and_memory_mapped(tmp_path, small):
 def test_split_leaves_its_pictures_on_disk_until_they_are_asked_for(tmp_path, small):
     read = data.load(data.write(tmp_path / "set", **small))
     images, labels = read.split("train", at_most=7)
-    asked = small["images"][small["splits"]["train"][:7]]
+    row = {picture.tobytes(): number for number, picture in enumerate(small["images"])}
+    drawn = [row[picture.tobytes()] for picture in images]
+    assert set(drawn) <= set(small["splits"]["train"])
+    asked = small["images"][drawn]
     assert isinstance(images._array, np.memmap)
     assert (len(images), images.shape, images.dtype, len(labels)) == (7, asked.shape, np.uint8, 7)
     for rows in (3, slice(2, 5), np.array([6, 0]), np.arange(7) % 2 == 0):
         np.testing.assert_array_equal(images[rows], asked[rows])
         assert type(images[rows]) is np.ndarray
+
+
+def test_a_part_of_a_split_is_a_fair_sample_of_a_folder_and_always_the_same(tmp_path):
+    labels = np.repeat(np.arange(5), 200)  # as a folder is collected: class by class
+    images = np.zeros((1000, 2, 2, 1), np.uint8)
+    written = data.write(tmp_path / "set", images, labels, list("abcde"), data.split(labels), parameters={})
+    (_, drawn), (_, again) = (data.load(written).split("train", at_most=100) for _ in range(2))
+    np.testing.assert_array_equal(drawn, again)
+    assert np.bincount(drawn, minlength=5).min() >= 10
+    _, everything = data.load(written).split("train", at_most=10**6)
+    assert len(everything) == len(data.load(written).splits["train"])
+    assert np.bincount(everything[:100], minlength=5).min() >= 10
 
 
 def test_chunks_and_grey_pictures_give_the_bytes_of_one_array(tmp_path, small):

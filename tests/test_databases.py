@@ -111,6 +111,20 @@ def test_an_unknown_database_is_one_sentence(url, message):
         read(url)
 
 
+@pytest.mark.parametrize("url", ["postgresql+psycopg://me:secret@host:abc/pets", "{}?timeout=abc"])
+def test_a_number_that_is_none_in_an_address_is_one_sentence(sqlite_url, url):
+    with pytest.raises(SourceError, match="is no address of a database: its port, or an option") as caught:
+        read(url.format(sqlite_url))
+    assert "secret" not in str(caught.value)
+
+
+def test_a_database_is_called_by_its_name_in_any_script(sqlite_url, tmp_path):
+    (tmp_path / "pets.db").rename(tmp_path / "鞋 pets.db")
+    source, records = read(f"sqlite:///{tmp_path}/鞋 pets.db")
+    assert source.describe() == "a query to the database 鞋 pets.db"
+    assert len(records) == 3
+
+
 def test_an_address_of_another_kind_is_no_database_that_lacks_a_query():
     with pytest.raises(SourceError, match="no database address"):
         databases.DatabaseSource("ftp://host/pictures.zip", "")

@@ -97,6 +97,60 @@ def test_unknown_precision_is_named():
         devices.setup(precision="int4")
 
 
+_SPLIT = """
+import json, sys
+import keras, numpy as np
+from helpers import devices, training
+count = int(sys.argv[1])
+if count > 1:
+    assert devices.share_batches(count) == count
+assert (devices.shares(), devices.replicas()) == (count, 1)
+keras.utils.set_random_seed(0)
+random = np.random.default_rng(0)
+images, labels = random.integers(0, 256, (70, 8, 8, 1), dtype=np.uint8), random.integers(0, 3, 70)
+model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Rescaling(1 / 255), keras.layers.BatchNormalization(),
+                          keras.layers.Flatten(), keras.layers.Dense(3)])
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+model.compile(keras.optimizers.SGD(0.05), loss, metrics=["accuracy"])
+whole = images[:64], labels[:64]
+history = training.fit(model, whole, whole, epochs=3, batch_size=64, verbose=False)
+training.renew_statistics(model, images)
+outcome = [history["loss"].tolist() + history["val_loss"].tolist(), training.logits(model, images[:65]).tolist()]
+odd = images[:65], labels[:65]
+training.fit(model, odd, odd, epochs=1, batch_size=13, verbose=False)
+steps = training.steps(65, batch_size=13, epochs=1)
+assert int(model.optimizer._iterations.value) == 3 + steps, steps
+training.batch_losses(model, odd, batch_size=13, batches=2)
+try:
+    training.fit(model, odd, epochs=1, batch_size=count - 1)
+except ValueError as error:
+    outcome.append(str(error))
+print(json.dumps(outcome))
+"""
+
+
+def _run(code, *arguments, **variables):
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(artifacts.root())} | variables
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_two_devices_of_jax_train_and_predict_like_one():
+    pytest.importorskip("jax")
+    outcomes = [
+        _run(_SPLIT, str(count), KERAS_BACKEND="jax", JAX_PLATFORMS="cpu",
+             XLA_FLAGS=f"--xla_force_host_platform_device_count={count}")
+        for count in (1, 2)
+    ]  # fmt: skip
+    (loss_one, logits_one, _), (loss_two, logits_two, refused) = outcomes
+    np.testing.assert_allclose(loss_two, loss_one, rtol=1e-4)
+    np.testing.assert_allclose(logits_two, logits_one, rtol=1e-3, atol=1e-4)
+    assert "A batch of 1 leaves some of 2 devices without a picture" in refused
+
+
 _SHARED = """
 import json, sys
 import keras, numpy as np, tensorflow as tf
@@ -106,7 +160,8 @@ if count > 1:
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
     assert devices.share_batches(count, names=[f"CPU:{i}" for i in range(count)]) == count
-assert devices.replicas() == count
+assert devices.shares() == devices.replicas() == count
+assert training.steps(270, batch_size=128, epochs=1) == (3 if count == 1 else 2)
 keras.utils.set_random_seed(0)
 random = np.random.default_rng(0)
 images, labels = random.integers(0, 256, (70, 8, 8, 1), dtype=np.uint8), random.integers(0, 3, 70)
@@ -134,13 +189,7 @@ print(json.dumps([losses, training.logits(model, images, batch_size=32).tolist()
 @pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="MirroredStrategy is TensorFlow's")
 def test_two_replicas_train_and_predict_like_one():
-    outcomes = []
-    for count in (1, 2):
-        command = [sys.executable, "-c", _SHARED, str(count)]
-        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(artifacts.root())}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        outcomes.append(json.loads(done.stdout.splitlines()[-1]))
+    outcomes = [_run(_SHARED, str(count)) for count in (1, 2)]
     (loss_one, logits_one, _), (loss_two, logits_two, refused) = outcomes
     np.testing.assert_allclose(loss_two, loss_one, rtol=1e-4)
     np.testing.assert_allclose(logits_two, logits_one, rtol=1e-3, atol=1e-4)

@@ -1,6 +1,9 @@
+import contextlib
 import hashlib
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -20,6 +23,37 @@ def shelf(tmp_path):
 
 def fetch(url, tmp_path, **options):
     return downloads.download(url, folder=tmp_path / "cache", pause=0, **options)
+
+
+@contextlib.contextmanager
+def answering(answer):
+    """Serves what `answer` returns for the start of the range asked for (0: none): a status, headers and a body."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            status, headers, body = answer(int(self.headers.get("Range", "bytes=0-").strip("bytes=-")))
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+            self.close_connection = True
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def part(start, end, total=512_000):
+    headers = {"ETag": '"1"', "Content-Length": end - start, "Content-Range": f"bytes {start}-{end - 1}/{total}"}
+    return 206, headers, CONTENT[start:end]
+
+
+BROKEN_OFF = 200, {"ETag": '"1"', "Content-Length": len(CONTENT)}, CONTENT[:200_000]
 
 
 def test_a_file_arrives_whole(shelf, tmp_path):
@@ -83,6 +117,71 @@ def test_a_broken_connection_is_taken_up_where_it_broke(shelf, tmp_path):
         path = fetch(f"{server.url}/pets.zip", tmp_path)
     assert path.read_bytes() == CONTENT
     assert server.log == ["200 bytes 0 to 200,000, then broken off", "206 bytes 200,000 to 512,000"]
+
+
+def test_a_file_that_comes_in_parts_is_whole_with_the_last_of_them(tmp_path):
+    with answering(lambda start: part(start, min(start + 150_000, len(CONTENT))) if start else BROKEN_OFF) as url:
+        with pytest.raises(SourceError, match="2 attempts .*after 350,000 of 512,000 bytes"):
+            fetch(f"{url}/pets.zip", tmp_path, attempts=2)
+        assert not list((tmp_path / "cache").glob("*.zip"))
+        assert fetch(f"{url}/pets.zip", tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("other", [part(300_000, len(CONTENT)), part(200_000, len(CONTENT), "*"),
+                                   (206, {"Content-Length": 3}, b"abc")])  # fmt: skip
+def test_a_part_that_was_not_asked_for_is_not_patched_in(tmp_path, other):
+    asked = []
+
+    def answer(start):
+        asked.append(start)
+        return [BROKEN_OFF, other, (200, {"Content-Length": len(CONTENT)}, CONTENT)][len(asked) - 1]
+
+    with answering(answer) as url:
+        assert fetch(f"{url}/pets.zip", tmp_path).read_bytes() == CONTENT
+    assert asked == [0, 200_000, 0]
+
+
+def test_a_part_of_a_file_that_was_asked_for_as_a_whole_is_refused(tmp_path):
+    with answering(lambda start: part(300_000, len(CONTENT))) as url, pytest.raises(SourceError, match="another part"):
+        fetch(f"{url}/pets.zip", tmp_path, attempts=2)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("length", ["many", "3, 3", ""])
+def test_a_length_that_is_no_number_is_no_reason_to_fail(tmp_path, length):
+    with answering(lambda start: (200, {"Content-Length": length}, b"abc")) as url:
+        assert fetch(f"{url}/pets.zip", tmp_path).read_bytes() == b"abc"
+
+
+def test_not_modified_where_nothing_is_there_is_one_sentence(tmp_path):
+    with answering(lambda start: (304, {}, b"")) as url, pytest.raises(SourceError, match="answered 304 Not Modified"):
+        fetch(f"{url}/pets.zip", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1/x.zip", "http://a..b/x.zip", "http://", "http://exa mple/x.zip", "http://127.0.0.1:99999/x"]
+)
+def test_what_is_no_address_is_one_sentence(tmp_path, url):
+    says = "could not be fetched: it is, or leads to, no valid address. Mend its host and port."
+    with pytest.raises(SourceError) as caught:
+        fetch(url, tmp_path)
+    assert str(caught.value) == f"{url} {says}"
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("http://[::1/x.zip", "could not be fetched: it is, or leads to, no valid address"),
+        ("http://a..b/x.zip", "could not be fetched: it is, or leads to, no valid address"),
+        ("ftp://127.0.0.1/x.zip", "could not be fetched in 1 attempt "),
+    ],
+)
+def test_a_server_that_sends_us_to_no_address_is_asked_once(tmp_path, target, says):
+    asked = []
+    sent = 302, {"Location": target}, b""
+    with answering(lambda start: asked.append(start) or sent) as url, pytest.raises(SourceError, match=says):
+        fetch(f"{url}/pets.zip", tmp_path)
+    assert asked == [0]
 
 
 def test_a_later_run_takes_up_what_an_earlier_one_left(shelf, tmp_path):

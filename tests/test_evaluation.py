@@ -28,6 +28,30 @@ def test_confusion_matrix_by_hand():
     assert matrix.tolist() == [[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64, bool])
+def test_small_whole_numbers_do_not_overflow_in_the_confusion_matrix(dtype):
+    classes = 2 if dtype is bool else 20
+    labels = np.arange(classes).astype(dtype)
+    np.testing.assert_array_equal(evaluation.confusion_matrix(labels, labels, classes=classes), np.eye(classes))
+
+
+def test_what_is_no_class_has_no_cell_in_the_confusion_matrix():
+    with pytest.raises(ValueError, match="3 classes have labels that are .* from 0 to 2; received int64 from 0 to 3"):
+        evaluation.confusion_matrix([0, 3], [0, 1], classes=3)
+    with pytest.raises(ValueError, match="3 classes have predictions that are .* received int64 from -1 to 1"):
+        evaluation.confusion_matrix([0, 1], [-1, 1], classes=3)
+    with pytest.raises(ValueError, match="predictions that are whole numbers from 0 to 2; received float64"):
+        evaluation.confusion_matrix([0], [0.5], classes=3)
+
+
+@pytest.mark.parametrize("judge", [evaluation.accuracy, evaluation.fit_temperature, evaluation.reliability_curve])
+def test_a_model_that_diverged_is_not_judged(judge):
+    with pytest.raises(ValueError, match="1 of 2 pictures have logits or probabilities that are not finite"):
+        judge(np.array([0, 0]), np.array([[1.0, 0.0], [np.nan, np.nan]]))
+    with pytest.raises(ValueError, match="one entry for each picture, and at least one"):
+        judge(np.empty(0, int), np.empty((0, 2)))
+
+
 def test_recall_by_class_by_hand_and_of_a_class_without_pictures():
     table = evaluation.recall_by_class(LABELS, PREDICTED, ["a", "b", "c", "none"])
     assert table["pictures"].tolist() == [3, 2, 1, 0]
@@ -54,6 +78,7 @@ def test_wilson_interval_of_a_textbook_example():
     assert np.round(evaluation.wilson_interval(8, 10), 4).tolist() == [0.4902, 0.9433]
     assert np.round(evaluation.wilson_interval(0, 20), 4).tolist() == [0, 0.1611]
     assert np.round(evaluation.wilson_interval(20, 20), 4).tolist() == [0.8389, 1]
+    assert (evaluation.wilson_interval(0, 100)[0], evaluation.wilson_interval(10, 10)[1]) == (0, 1)  # without rounding
 
 
 @given(st.integers(1, 500), st.floats(0, 1), st.sampled_from([0.8, 0.95, 0.99]))
@@ -109,19 +134,17 @@ def test_perfectly_sure_and_right_has_no_calibration_error():
 def test_logits_are_refused_where_probabilities_are_meant():
     with pytest.raises(ValueError, match="softmax"):
         evaluation.reliability_curve(LABELS, 5 * np.eye(3)[PREDICTED])
+    with pytest.raises(ValueError, match="softmax"):  # they sum to 1 by chance
+        evaluation.reliability_curve(np.array([0]), np.array([[1.5, -0.5]]))
 
 
-def test_mean_interval_agrees_with_scipy_and_needs_two_values():
-    values = np.array([0.91, 0.92, 0.90, 0.93])
-    theirs = stats.t.interval(0.95, 3, values.mean(), stats.sem(values))
-    np.testing.assert_allclose(evaluation.mean_interval(values)[1:], theirs)
-    assert evaluation.mean_interval([0.9]) == (0.9, -np.inf, np.inf)
-
-
-def test_bootstrap_interval_agrees_with_scipy():
+@pytest.mark.parametrize("confidence", [0.5, 0.95])
+def test_bootstrap_interval_agrees_with_scipy(confidence):
     values = np.random.default_rng(1).normal(3, 2, 200)
-    ours = evaluation.bootstrap_interval(values)
-    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=2000, rng=1).confidence_interval
+    ours = evaluation.bootstrap_interval(values, confidence=confidence)
+    theirs = stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=2000, rng=1, confidence_level=confidence
+    ).confidence_interval
     np.testing.assert_allclose(ours[1:], theirs, atol=0.03)
     assert ours.estimate == values.mean()
 
@@ -160,6 +183,8 @@ def test_surest_mistakes_come_first_and_no_right_answer_among_them():
 def test_labels_and_predictions_that_do_not_pair_are_refused(labels, predictions):
     with pytest.raises(ValueError, match="one entry for each picture"):
         evaluation.accuracy(np.array(labels), np.array(predictions))
+    with pytest.raises(ValueError, match="2 classes have labels that are whole numbers from 0 to 1; received int64"):
+        evaluation.fit_temperature(np.array([0, 2]), np.eye(2))
 
 
 def test_models_on_different_pictures_are_no_pair():

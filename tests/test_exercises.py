@@ -54,14 +54,32 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize("body", [None, "return None", "return np.zeros((2, 3))", "return [[1, 2], 'a']"])
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_usual_mistakes_are_told(path, capsys):
+def test_the_usual_mistakes_are_told(path, body, capsys):
     _, code = turn(path)
     function = next(node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef))
-    wrong = f"def {function.name}({ast.unparse(function.args)}):\n    {WRONG[path.stem]}\n"
+    wrong = f"def {function.name}({ast.unparse(function.args)}):\n    {body or WRONG[path.stem]}\n"
     lines = said(code, wrong, capsys)
     assert any(line.startswith("✘ ") and ": it " in line for line in lines)
     assert not any("○" in line for line in lines)
+
+
+@pytest.mark.parametrize("bound", [{}, {"within": (1, 2)}])
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [(None, "None"), ([1, 2], "[1, 2]"), (np.ones((2, 1)), "array([[1.], [1.]])"), ("a" * 50, f"'{'a' * 38}…")],
+)
+def test_an_answer_that_is_no_figure_is_told_and_stops_nothing(answer, shown, bound, capsys):
+    exercises.check("A third of it is there", lambda: answer, **bound)
+    assert capsys.readouterr().out == f"✘ A third of it is there: it returned {shown}\n"
+
+
+def test_a_figure_counts_in_whatever_form_it_comes(capsys):
+    for figure in (np.float32(1.5), keras.ops.convert_to_tensor(1.5), True):
+        exercises.check("It is one or more", lambda figure=figure: figure, within=(1, 1.5))
+    exercises.check("It is true", lambda: np.bool_(True))
+    assert capsys.readouterr().out.count("✔") == 4
 
 
 def test_a_solution_lies_two_folds_deep():
@@ -79,3 +97,5 @@ def test_a_readers_error_is_told_and_stops_nothing(capsys):
 def test_a_number_needs_a_bound():
     with pytest.raises(ValueError, match="takes exactly one of at_least, at_most, within"):
         exercises.check("It is large", lambda: 3)
+    with pytest.raises(ValueError, match="takes exactly one of at_least, at_most, within"):
+        exercises.check("It is large", lambda: 3, at_least=1, at_most=4)

@@ -143,6 +143,16 @@ def test_a_model_of_something_else_is_refused(tmp_path):
         export.write(model, tmp_path / "m.keras")
 
 
+def test_a_model_without_a_graph_is_refused(tmp_path):
+    class Own(keras.Model):
+        def call(self, inputs):
+            return inputs
+
+    for model in (Own(name="own"), keras.Sequential([keras.layers.Dense(2)], name="own")):
+        with pytest.raises(ValueError, match="own cannot be exported: a functional model, or a sequential one that"):
+            export.write(model, tmp_path / "m.keras")
+
+
 def test_only_a_tflite_file_is_packed(tmp_path):
     with pytest.raises(ValueError, match=r"codes a \.tflite file; received m\.onnx"):
         export.pack(tmp_path / "m.onnx")

@@ -134,6 +134,17 @@ def test_normalization_along_another_axis_stays():
     assert len(_normalizations(folding.fold_batch_normalization(model))) == 1
 
 
+def test_normalization_of_the_last_axis_of_channels_first_stays():
+    for parts in (
+        [layers.Conv2D(6, 1, data_format="channels_first")],
+        [layers.Dense(6), layers.AveragePooling2D((1, 2), padding="same", strides=1, data_format="channels_first")],
+    ):
+        model = _settled(_stack(*parts, layers.BatchNormalization(), shape=(2, 6, 6)))
+        folded = folding.fold_batch_normalization(model)
+        assert len(_normalizations(folded)) == 1
+        np.testing.assert_array_equal(_outputs(folded, _pictures((2, 6, 6))), _outputs(model, _pictures((2, 6, 6))))
+
+
 @pytest.mark.parametrize(("blocks", "left"), [(0, 0), (1, 6)])
 def test_the_better_cnn_keeps_only_what_stands_before_the_convolutions_of_its_blocks(blocks, left):
     model = _settled(models.better_cnn((16, 16, 1), 3, width=4, blocks=blocks))
@@ -162,15 +173,17 @@ def test_a_model_without_a_graph_is_refused():
     class Own(keras.Model):
         pass
 
-    for model in (Own(), keras.Sequential([layers.Dense(2)])):
-        with pytest.raises(ValueError, match="cannot be rebuilt layer by layer: a functional model, or a sequential"):
-            folding.fold_batch_normalization(model)
+    for model in (Own(), keras.Sequential(), keras.Sequential([layers.Dense(2)])):
+        for ask in (folding.fold_batch_normalization, folding.without_softmax):
+            with pytest.raises(ValueError, match="cannot be rebuilt layer by layer: a functional model, or a sequent"):
+                ask(model)
 
 
 @pytest.mark.parametrize(
     "end",
     [[layers.Dense(3, activation="softmax")], [layers.Dense(3), layers.Activation("softmax")],
-     [layers.Dense(3), layers.Softmax()]],
+     [layers.Dense(3), layers.Softmax()], [layers.Dense(3, activation=keras.ops.softmax)],
+     [layers.Dense(3, activation="softmax"), layers.Dropout(0.5), layers.Activation("linear", dtype="float32")]],
 )  # fmt: skip
 def test_what_is_left_without_the_softmax_are_the_logits(end):
     model = keras.Sequential([keras.Input((4,)), layers.Dense(5, "relu"), *end])
@@ -181,3 +194,17 @@ def test_what_is_left_without_the_softmax_are_the_logits(end):
     np.testing.assert_allclose(powers / powers.sum(axis=1, keepdims=True), probabilities, rtol=1e-4)
     assert not np.allclose(powers.sum(axis=1), np.exp(probabilities).sum(axis=1))
     assert folding.without_softmax(logits) is logits
+
+
+def test_a_softmax_that_cannot_be_taken_out_is_said_and_what_ends_in_none_is_left_alone():
+    inputs = keras.Input((4,))
+    inner = _stack(layers.Dense(3, activation="softmax"), shape=(4,), name="inner")
+    for end, message in (
+        (keras.ops.softmax(layers.Dense(3)(inputs)), "whole ends in a softmax that is an operation and no layer"),
+        (inner(inputs), "whole ends in a softmax that is in the model inner inside it"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            folding.without_softmax(keras.Model(inputs, end, name="whole"))
+    for end in (_stack(layers.Dense(3), shape=(4,))(inputs), keras.ops.relu(layers.Softmax()(inputs))):
+        model = keras.Model(inputs, end)
+        assert folding.without_softmax(model) is model

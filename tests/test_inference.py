@@ -15,25 +15,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from helpers import artifacts, export, inference, modelfiles, models, training
+from helpers import artifacts, export, inference, modelfiles, models, runtimes, training
 
 slow = pytest.mark.slow
 needs_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow exports")
 WEIGHTS = np.array([[1, 0], [0, 1], [2, 0], [0, -1]], np.float32)
 
 
-def _write_onnx(path, *, dtype=TensorProto.UINT8, sides=(2, 2, 1)):
+def _write_onnx(path, *, dtype=TensorProto.UINT8, sides=(2, 2, 1), count="n", more=()):
     """Writes a network of one layer whose numbers can be worked by hand."""
     nodes = [
         helper.make_node("Cast", ["pictures"], ["x"], to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["x"], ["flat"]),
         helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
     ]
-    inputs = [helper.make_tensor_value_info("pictures", dtype, ["n", *sides])]
-    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 2])]
+    inputs = [helper.make_tensor_value_info(name, dtype, [count, *sides]) for name in ("pictures", *more)]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [count, 2])]
     graph = helper.make_graph(nodes, "hand", inputs, outputs, [onnx.numpy_helper.from_array(WEIGHTS, "weights")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
     onnx.save(model, path)
+    return path
+
+
+def _write_tflite(path, answer, *, count=None, sides=(2, 2, 1)):
+    """Writes what a function of float32 pictures computes."""
+    import tensorflow as tf
+
+    taken = [tf.TensorSpec([count, *sides], tf.float32)]
+    graph = tf.function(answer, input_signature=taken).get_concrete_function()
+    path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([graph]).convert())
     return path
 
 
@@ -91,6 +101,41 @@ def test_openvino_runs_the_same_onnx_file(hand):
     assert (other.runtime, other.input_shape, other.classes) == ("OpenVINO", (2, 2, 1), 2)
     pictures = _pictures(130, (2, 2, 1))
     np.testing.assert_array_equal(other.predict(pictures), hand.predict(pictures))
+
+
+@needs_tensorflow
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32"])
+def test_litert_answers_in_numbers_of_any_type(tmp_path, hand, dtype):
+    def answer(x):
+        return keras.ops.cast(keras.ops.reshape(x, (-1, 4)) @ WEIGHTS, dtype)
+
+    pictures = _pictures(3, (2, 2, 1)) // 8  # sums that float16 holds
+    logits = inference.load(_write_tflite(tmp_path / "m.tflite", answer), trusted=True).predict(pictures)
+    assert logits.dtype == np.float32
+    np.testing.assert_array_equal(logits, hand.predict(pictures))
+
+
+@needs_tensorflow
+def test_a_file_that_takes_one_picture_at_a_time_is_asked_one_by_one(tmp_path, hand):
+    pictures = _pictures(5, (2, 2, 1))
+    for path in (
+        _write_onnx(tmp_path / "one.onnx", count=1),
+        _write_tflite(tmp_path / "one.tflite", lambda x: keras.ops.reshape(x, (1, 4)) @ WEIGHTS, count=1),
+    ):
+        predictor = inference.load(path, trusted=True)
+        for _ in range(2):
+            np.testing.assert_array_equal(predictor.predict(pictures), hand.predict(pictures))
+            np.testing.assert_array_equal(predictor.predict(pictures[:1]), hand.predict(pictures[:1]))
+
+
+@needs_tensorflow
+def test_litert_answers_on_after_a_batch_that_the_file_does_not_take(tmp_path):
+    path = _write_tflite(tmp_path / "one.tflite", lambda x: keras.ops.reshape(x, (1, 4)) @ WEIGHTS, count=1)
+    shape, run = runtimes.litert(path.read_bytes(), 1)
+    before = run(np.ones((1, *shape), np.uint8))
+    with pytest.raises(RuntimeError):
+        run(np.ones((2, *shape), np.uint8))
+    np.testing.assert_array_equal(run(np.ones((1, *shape), np.uint8)), before)
 
 
 def test_parity_of_equal_and_of_opposite_logits():
@@ -182,6 +227,11 @@ def test_what_is_missing_or_unknown_is_named(tmp_path, hand):
     with pytest.raises(ValueError, match=r"Operators are listed of .* received .*\.keras"):
         (tmp_path / "m.keras").write_bytes(b"")
         inference.operators(tmp_path / "m.keras")
+    (tmp_path / "m.onnx").write_bytes(PNG)
+    with pytest.raises(ValueError, match=r"m\.onnx cannot be loaded by ONNX Runtime \(.*\): export it again"):
+        inference.operators(tmp_path / "m.onnx")
+    with pytest.raises(FileNotFoundError, match="There is no model"):
+        inference.operators(tmp_path / "none.onnx")
     with pytest.raises(ValueError, match="same pictures and classes"):
         inference.parity(np.zeros((2, 3)), np.zeros((2, 1)))
     with pytest.raises(ValueError, match="at least one picture"):
@@ -192,6 +242,70 @@ def test_a_file_of_something_else_than_pictures_is_refused(tmp_path):
     path = _write_onnx(tmp_path / "table.onnx", sides=(4,))
     with pytest.raises(ValueError, match=r"is not a classifier of pictures: it takes \(4,\)"):
         inference.load(path, trusted=True)
+
+
+def _keras_of(path, sides, *, inputs=1, outputs=1):
+    taken = [keras.Input((*sides, 1), name=f"pictures_{number}") for number in range(inputs)]
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Concatenate()(taken) if inputs > 1 else taken[0])
+    return training.save(keras.Model(taken, [keras.layers.Dense(2)(x) for _ in range(outputs)]), path)
+
+
+def _onnx_of_two_outputs(path):
+    model = onnx.load(_write_onnx(path))
+    model.graph.output.insert(0, helper.make_tensor_value_info("flat", TensorProto.FLOAT, ["n", 4]))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("call", ["predict", "openvino"])
+def test_an_onnx_file_has_one_input_one_output_and_fixed_sides(tmp_path, call):
+    if call == "openvino":
+        pytest.importorskip("openvino", reason="OpenVINO is installed where it is wanted")
+    for path, message in (
+        (_write_onnx(tmp_path / "inputs.onnx", more=["mask"]), "it takes 2 inputs and gives 1 outputs, and a classif"),
+        (_onnx_of_two_outputs(tmp_path / "outputs.onnx"), "it takes 1 inputs and gives 2 outputs, and a classifier"),
+        (_write_onnx(tmp_path / "sides.onnx", sides=("h", 2, 1)), r"it takes pictures of the sides \(\S+, 2, 1\), and"),
+    ):
+        with pytest.raises(ValueError, match=rf"{path.name} cannot be loaded by .* \({message}.*: export it again"):
+            inference.load(path, trusted=True, call=call)
+
+
+def test_a_keras_file_has_one_input_one_output_and_fixed_sides(tmp_path):
+    for name, options, message in (
+        ("inputs", {"sides": (2, 2), "inputs": 2}, "it takes 2 inputs and gives 1 outputs"),
+        ("outputs", {"sides": (2, 2), "outputs": 2}, "it takes 1 inputs and gives 2 outputs"),
+        ("sides", {"sides": (None, 2)}, r"it takes pictures of the sides \(None, 2, 1\)"),
+    ):
+        path = _keras_of(tmp_path / f"{name}.keras", **options)
+        with pytest.raises(ValueError, match=rf"{name}\.keras cannot be loaded by Keras \({message}, and a classifier"):
+            inference.load(path)
+
+
+@needs_tensorflow
+def test_a_litert_file_has_fixed_sides(tmp_path):
+    path = _write_tflite(tmp_path / "m.tflite", lambda x: keras.ops.mean(x, axis=(1, 2)), sides=(None, 2, 2))
+    with pytest.raises(ValueError, match=r"by LiteRT \(it takes pictures of the sides \(-1, 2, 2\)"):
+        inference.load(path, trusted=True)
+
+
+@slow
+@needs_tensorflow
+def test_a_saved_model_has_one_input_one_output_and_fixed_sides(tmp_path):
+    for options, message in (
+        ({"sides": (2, 2), "inputs": 2}, "it takes 2 inputs and gives 1 outputs"),
+        ({"sides": (2, 2), "outputs": 2}, "it takes 1 inputs and gives 2 outputs"),
+        ({"sides": (None, 2)}, r"it takes pictures of the sides \(None, 2, 1\)"),
+    ):
+        model = keras.saving.load_model(_keras_of(tmp_path / "m.keras", **options))
+        model.export(tmp_path / "saved", verbose=False)
+        with pytest.raises(ValueError, match=rf"saved cannot be loaded by SavedModel \({message}"):
+            inference.load(tmp_path / "saved")
+
+
+def test_no_pictures_have_no_answers_in_a_runtime_that_refuses_an_empty_batch(tmp_path):
+    predictor = inference.load(training.save(models.softmax_regression((2, 2, 1), 2), tmp_path / "m.keras"))
+    logits = predictor.predict(_pictures(0, (2, 2, 1)))
+    assert (logits.dtype, logits.shape) == (np.float32, (0, 2))
 
 
 def test_a_packed_file_cut_off_changed_or_too_large_is_one_sentence(tmp_path, monkeypatch):
@@ -283,6 +397,48 @@ def test_no_file_names_a_class_that_is_no_part_of_a_network(tmp_path, module, na
     path = training.save(models.softmax_regression((2, 2, 1), 2), tmp_path / "m.keras")
     with pytest.raises(ValueError, match=rf"m\.keras is refused: .*{name}"):
         inference.load(_changed(path, replace))
+
+
+@keras.saving.register_keras_serializable("tests")
+def doubled(x):
+    return 2 * x
+
+
+def test_a_registered_name_vouches_for_no_other_function(tmp_path):
+    def replace(config):
+        part = {"module": "os", "class_name": "function", "config": "system", "registered_name": "tests>doubled"}
+        config["config"]["layers"][-1]["config"]["activation"] = part
+
+    path = training.save(models.softmax_regression((2, 2, 1), 2), tmp_path / "m.keras")
+    with pytest.raises(ValueError, match=r"m\.keras is refused: it asks for os\.system"):
+        modelfiles.check_keras(_changed(path, replace))
+    inputs = keras.Input((2, 2, 1))
+    own = keras.Model(inputs, keras.layers.Dense(2, activation=doubled)(keras.layers.Flatten()(inputs)))
+    assert inference.load(training.save(own, tmp_path / "own.keras")).classes == 2
+
+
+@pytest.mark.parametrize("name", [["a"], {}, 3, None])
+def test_a_class_is_a_name(tmp_path, name):
+    path = training.save(models.softmax_regression((2, 2, 1), 2), tmp_path / "m.keras")
+    path = _changed(path, lambda config: config["config"]["layers"][-1].update(class_name=name))
+    with pytest.raises(ValueError, match=r"m\.keras is not a \.keras file \(a class_name .* not a name\)"):
+        modelfiles.check_keras(path)
+
+
+@pytest.mark.parametrize("method", ["ZIP_STORED", "ZIP_DEFLATED", "ZIP_BZIP2", "ZIP_LZMA"])
+def test_a_damaged_archive_is_one_sentence(tmp_path, method):
+    path, config = tmp_path / "m.keras", json.dumps({"class_name": "Dense", "module": "keras.layers", "config": {}})
+    with zipfile.ZipFile(path, "w", getattr(zipfile, method)) as archive:
+        archive.writestr("config.json", config)
+    whole, refused = path.read_bytes(), 0
+    for place in range(len(whole)):
+        for change in (1, 255):  # at two of them the flag of an encrypted member
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ change]) + whole[place + 1 :])
+            try:
+                modelfiles.check_keras(path)
+            except ValueError as error:
+                refused += str(error).startswith(str(path))
+    assert refused > len(config)
 
 
 def test_networks_of_kerass_own_parts_are_loaded(tmp_path):

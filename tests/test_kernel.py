@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
@@ -115,11 +116,40 @@ def test_make_setup_registers_a_kernel_that_was_removed(tmp_path):
     assert (tmp_path / ".venv" / "share" / "jupyter" / "kernels" / "workbook" / "kernel.json").exists()
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_setup_makes_a_venv_anew_that_has_no_pip(tmp_path):
+    shutil.copy(artifacts.root() / "Makefile", tmp_path)
+    for name in ("pyproject.toml", "requirements.lock"):
+        (tmp_path / name).touch()
+    venv.create(tmp_path / ".venv", with_pip=False)  # as an interrupted creation leaves it
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\ntest "$1" = --version\n')
+    python.chmod(0o755)
+    told = subprocess.run(["make", "setup", f"PYTHON={python}"], cwd=tmp_path, capture_output=True, check=False)
+    assert told.returncode == 2  # this Python makes none
+    assert (tmp_path / "asked").read_text().splitlines()[-1] == "-m venv .venv"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_clean_leaves_the_readme_of_the_outputs_alone(tmp_path):
+    shutil.copy(artifacts.root() / "Makefile", tmp_path)
+    for place in ("outputs", "outputs/01_data"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "README.md").touch()
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True)
+    assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["README.md"]
+
+
 def test_problem_names_another_python(found, tmp_path):
     other = tmp_path / "python"
     other.symlink_to(sys.executable)
     _write(found, argv=[str(other), *kernel.spec()["argv"][1:]])
     assert f"starts {other}, another Python" in kernel.problem()
+
+
+def test_a_linked_checkout_has_the_same_python(tmp_path):
+    (tmp_path / "checkout").symlink_to(Path(sys.executable).parents[1])
+    assert kernel._same_python(str(tmp_path / "checkout" / Path(sys.executable).parent.name / "python"))
 
 
 def test_problem_names_an_older_version(found):

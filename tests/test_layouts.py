@@ -69,6 +69,39 @@ def test_a_file_of_two_inputs_or_outputs_is_no_classifier(file, tmp_path):
             layouts.triton(changed(file, tmp_path / "two.onnx", change), tmp_path / "t", name="pets", classes=CLASSES)
 
 
+def test_weights_in_other_files_are_refused_until_they_are_in_one(file, tmp_path):
+    import onnx
+
+    path = tmp_path / "model.onnx"
+    onnx.save(onnx.load(file), path, save_as_external_data=True, location="weights", size_threshold=0)
+    with pytest.raises(ValueError, match="has its weights in other files, and one file is copied: put them into it"):
+        layouts.triton(path, tmp_path / "triton", name="pets", classes=CLASSES)
+    assert not (tmp_path / "triton").exists()
+    onnx.save(onnx.load(path), path)  # as the sentence says
+    folder = layouts.triton(path, tmp_path / "triton", name="pets", classes=CLASSES)
+    answers = [inference.load(one, trusted=True).predict(IMAGES) for one in (file, folder / "pets/1/model.onnx")]
+    np.testing.assert_array_equal(*answers)
+
+
+def test_a_side_that_is_not_fixed_is_minus_one(file, tmp_path):
+    def change(graph):
+        sides = graph.input[0].type.tensor_type.shape.dim
+        sides[1].dim_param = "height"
+        sides[2].ClearField("dim_value")
+
+    folder = layouts.triton(changed(file, tmp_path / "m.onnx", change), tmp_path / "t", name="pets", classes=CLASSES)
+    assert "dims: [-1, -1, 1] }" in (folder / "pets" / "config.pbtxt").read_text()
+
+
+def test_a_number_or_a_class_name_that_triton_would_misread_is_refused(file, tmp_path):
+    for largest in (0, -3):
+        with pytest.raises(ValueError, match=f"the most pictures in one call, from 1; received {largest}"):
+            layouts.triton(file, tmp_path / "triton", name="pets", classes=CLASSES, largest=largest)
+    with pytest.raises(ValueError, match=r"a class name a line; received 'bee\\nwasp': take"):
+        layouts.triton(file, tmp_path / "triton", name="pets", classes=["ant", "bee\nwasp", "cat"])
+    assert not (tmp_path / "triton").exists()
+
+
 @pytest.mark.parametrize(("kind", "called"), [("FLOAT", "FP32"), ("FLOAT16", "FP16"), ("DOUBLE", "FP64"),
                                               ("BFLOAT16", "BF16"), ("INT8", "INT8")])  # fmt: skip
 def test_types_are_called_as_triton_calls_them(file, tmp_path, kind, called):

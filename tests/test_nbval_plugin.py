@@ -31,6 +31,7 @@ def same(nbval_plugin):
         ("(0.5, 0.6)", "(0.52, 0.58)"),
         ("90.1%", "91.2%"),
         ("same text, no number", "same text, no number"),
+        ("Intel Xeon E5-2686 at 2.3e0 GHz", "Intel Xeon E5-2686 at 2.31 GHz"),
     ],
 )
 def test_small_differences_of_numbers_pass(same, left, right):
@@ -67,6 +68,7 @@ def test_tag_gives_the_tolerance(nbval_plugin):
     assert nbval_plugin.tolerance({"tags": ["nbval-tolerance-1e-3"]}) == 1e-3
     assert nbval_plugin.tolerance({"tags": ["nbval-tolerance-much"]}) is None
     assert nbval_plugin.tolerance({}) is None
+    assert nbval_plugin.tolerance({"tags": None}) is None
 
 
 @pytest.mark.slow

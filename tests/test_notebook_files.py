@@ -49,6 +49,14 @@ def test_a_file_that_is_no_notebook_is_named(project, make):
         notebooks.find()
 
 
+def test_tags_that_are_null_are_none(project, make):
+    content = make.tiny("01_data")
+    content.cells[0].metadata["tags"] = content.cells[2].metadata["tags"] = None
+    folder = make.write_notebooks(project, n01_data=content)
+    assert notebooks.find()["01"].defaults == {"SEED": 0}
+    assert ["tags" in cell.metadata for cell in notebooks.load(folder / "01_data.ipynb").cells] == [False, True, False]
+
+
 def test_no_notebook_is_said(project):
     with pytest.raises(FileNotFoundError, match="no notebook named like"):
         notebooks.find()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image
 
 from helpers import pictures
 from helpers.pictures import UnreadablePicture
@@ -112,6 +112,16 @@ def test_palette_cmyk_and_one_bit_pictures_keep_their_colours():
     assert pictures.decode(encoded(Image.new("1", (8, 8), 1))).getpixel((0, 0)) == 255
 
 
+@pytest.mark.parametrize("format", ["PNG", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("is_grey", [True, False])
+def test_a_palette_of_greys_is_known_by_the_header_in_every_format(format, is_grey):
+    image = Image.fromarray(GRADIENT // 16, "P")
+    image.putpalette([value for i in range(16) for value in (255 - 16 * i, 255 - 16 * i, 255 - 16 * i * is_grey)])
+    data = encoded(image, format)
+    assert pictures.is_grey(pictures.header(data)) is is_grey
+    assert pictures.decode(data).mode == ("L" if is_grey else "RGB")
+
+
 def test_float_pixels_are_refused_with_a_reason():
     with pytest.raises(UnreadablePicture, match="floating-point.*8 or 16 bits"):
         pictures.decode(encoded(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"))
@@ -172,10 +182,6 @@ def test_damaged_bytes_give_a_picture_or_a_reason_and_nothing_else(data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(UnreadablePicture):
         assert pictures.decode(bytes(content), max_pixels=10_000).mode in ("L", "RGB")
-
-
-def test_pillow_is_not_told_to_accept_half_pictures():
-    assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 def test_fit_leaves_a_picture_of_the_right_size_alone():

@@ -107,6 +107,7 @@ def test_grid_scales_whole_numbers_to_255_and_floats_to_1_and_limits_to_what_the
     assert plotting.image_grid([fraction], limits=(-3, 3))[0, 0].images[0].get_clim() == (-3, 3)
     colour = plotting.image_grid([np.full((2, 2, 3), 255, np.uint8)])[0, 0].images[0].get_array()
     assert colour.max() == 1
+    assert plotting.image_grid([whole > 0])[0, 0].images[0].get_clim() == (0, 1)  # a mask is black and white
 
 
 def test_grid_of_nothing_is_an_empty_figure(published):
@@ -119,6 +120,19 @@ def test_any_class_name_can_be_drawn(name, published):
     plotting.show(plotting.confusion_matrix(np.eye(2, dtype=int), [name, "b"]), alt="A matrix.")
     plotting.show(plotting.image_grid([np.zeros((2, 2))], [name]), alt="A picture.")
     assert len(published) == 2
+
+
+def test_confusion_matrix_colours_the_mistakes_alone():
+    drawn = plotting.confusion_matrix(np.array([[90, 10], [0, 0]]), ["a", "b"]).images[0]
+    assert drawn.get_array().tolist() == [[0, 0.1], [0, 0]]
+    assert drawn.get_clim() == (0, 0.1)
+
+
+def test_confusion_matrix_has_truth_in_rows_and_predictions_in_columns():
+    ax = plotting.confusion_matrix(np.array([[5, 2], [0, 7]]), ["a", "b"])
+    written = {text.get_position(): text.get_text() for text in ax.texts}
+    assert written == {(0, 0): "5", (1, 0): "2", (1, 1): "7"}  # across, down
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted", "true")
 
 
 def test_confusion_matrix_writes_counts_for_few_classes_only():
@@ -154,6 +168,12 @@ def test_dots_show_every_run_and_the_mean():
     assert [segments.get_segments()[0][0, 0] for segments in ax.collections] == [1.5, 4]
 
 
+def test_an_answer_shows_the_likeliest_classes_first():
+    ax = plotting.answer(np.zeros((4, 4), np.uint8), list("abcd"), [0.1, 0.6, 0.05, 0.25], most=3)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["b", "d", "a"]
+    assert [bar.get_width() for bar in ax.patches] == [0.6, 0.25, 0.1]
+
+
 def test_class_balance_stacks_the_splits():
     ax = plotting.class_balance({"train": np.array([6, 4]), "test": np.array([3, 2])}, ["a", "b"])
     assert [(bar.get_x(), bar.get_width()) for bar in ax.patches] == [(0, 6), (0, 4), (6, 3), (4, 2)]
@@ -184,6 +204,22 @@ def test_descent_draws_each_way_in_a_panel_over_contours_of_the_surface():
     np.testing.assert_array_equal(axes[0, 1].lines[0].get_xydata(), ways["b"])
     assert axes[0, 0].get_xlim() == (-5, 1)
     assert axes[0, 0].collections
+
+
+def test_contours_are_about_the_height_above_the_lowest_place():
+    levels = []
+    for lowest in (0.0, -7.0):
+        axes = plotting.descent(
+            lambda w, lowest=lowest: np.sum(w**2, axis=-1) + lowest, {"a": np.zeros((1, 2))},
+            minimum=np.zeros(2), across=(-1, 1), up=(-1, 1),
+        )  # fmt: skip
+        levels.append(axes[0, 0].collections[0].levels)
+    np.testing.assert_allclose(*levels)
+
+
+def test_of_equals_the_cheapest_alone_is_on_the_frontier():
+    rows = pd.DataFrame({"kilobytes": [10.0, 20.0, 20.0], "accuracy": [0.9, 0.9, 0.8]}, index=["a", "b", "c"])
+    assert plotting.frontier(rows, x="kilobytes", y="accuracy").lines[0].get_xydata().tolist() == [[10, 0.9]]
 
 
 def test_each_variant_has_a_panel_with_its_band_before_all_means():
@@ -219,8 +255,11 @@ def test_names_on_the_frontier_come_first_and_none_covers_another():
     named = [text.get_text() for text in ax.texts]
     assert {"big", "half", "tiny", "a long name 29"} <= set(named)
     assert len(named) < 20
+    ax.figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in ax.texts]
     assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+    points = ax.transData.transform(ax.collections[0].get_offsets())
+    assert not any(box.contains(x, y) for box in boxes for x, y in points)
 
 
 def test_frontier_greys_what_is_outside_the_budget_and_rings_the_chosen():

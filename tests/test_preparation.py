@@ -1,9 +1,10 @@
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
 
-from helpers import cleaning, data, preparation, rehearsal
+from helpers import cleaning, data, preparation, records, rehearsal
 from helpers.records import SourceError
 from helpers.rehearsal import encode
 
@@ -40,6 +41,52 @@ def test_another_source_is_prepared_on_the_spot_and_what_01_made_is_used(tmp_pat
     assert preparation.prepared("", tmp_path / "none").classes == ["a", "b"]
     assert preparation.prepared(source, tmp_path / "none").classes == ["a", "b"]
     assert not (tmp_path / "none").exists()
+
+
+@pytest.fixture
+def prepared_by_01(tmp_path, monkeypatch):
+    """Writes a data set as notebook 01 does it for a source; its classes are `a` and `b`."""
+    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path / "outputs"))
+
+    def write(source, **facts):
+        folder, images = tmp_path / "outputs" / data.MADE_BY / "dataset", np.zeros((4, 2, 2, 1), np.uint8)
+        parameters = {"SOURCE": records.public(source)}
+        data.write(folder, images, [0, 1, 0, 1], ["a", "b"], {"train": [0, 1]}, parameters=parameters, **facts)
+
+    return write
+
+
+def test_an_address_that_differs_in_its_query_is_another_source(tmp_path, prepared_by_01):
+    pictures = np.random.default_rng(0).integers(0, 256, (20, 4, 4), np.uint8)
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        for number, picture in enumerate(pictures):
+            archive.writestr(f"{('cat', 'dog')[number % 2]}/{number}.png", encode(picture))
+
+    def classes(source):
+        return preparation.prepared(source, tmp_path / "mine").classes
+
+    with rehearsal.serve(tmp_path) as server:
+        url = f"{server.url}/pets.zip"
+        prepared_by_01(f"{url}?set=1")
+        assert classes(f"{url}?set=2") == ["cat", "dog"]
+        prepared_by_01(f"{url}?set=1", source_sha256=preparation.fingerprint(f"{url}?set=1"))
+        assert classes(f"{url}?set=1") == ["a", "b"]
+        assert classes(f"{url}?set=2") == ["cat", "dog"]
+        assert classes(url) == ["cat", "dog"]
+        prepared_by_01(url)
+        assert classes(url) == ["a", "b"]
+
+
+def test_a_database_is_taken_as_01_has_queried_it_or_01_is_to_do_so_first(tmp_path, prepared_by_01):
+    url = "postgresql://me:secret@host/pets"
+    for made in (lambda: None, lambda: prepared_by_01("postgresql://host/dogs")):
+        made()
+        with pytest.raises(SourceError, match="prepare it with notebook 01 first") as caught:
+            preparation.prepared(url, tmp_path / "mine")
+        assert "secret" not in str(caught.value)
+    for facts in ({}, {"source_sha256": preparation.fingerprint(url)}):
+        prepared_by_01(url, **facts)
+        assert preparation.prepared(url, tmp_path / "mine").classes == ["a", "b"]
 
 
 def test_two_runs_write_the_same_bytes(tmp_path):

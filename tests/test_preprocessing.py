@@ -233,16 +233,6 @@ def test_small_last_batch_can_be_left_out():
     assert [len(batch[1]) for batch in dropped] == [50, 50]
 
 
-def test_memory_map_is_read_batch_by_batch(tmp_path):
-    images, labels = numbered()
-    np.save(tmp_path / "images.npy", images)
-    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
-    pipeline = preprocessing.batches(mapped, labels, batch_size=10, shuffle=True, workers=2)
-    pictures, _ = pipeline[0]
-    assert type(pictures) is np.ndarray
-    assert not np.shares_memory(pictures, mapped), "a copy of ten pictures, not a view of the file"
-
-
 @pytest.mark.parametrize("workers", [1, 3])
 def test_fit_reads_each_epoch_anew_and_repeats_with_the_seed(workers):
     images, labels = numbered()
@@ -280,6 +270,7 @@ def test_pictures_per_second_counts_all_passes(monkeypatch):
         ({"labels": np.zeros(3, int)}, "103 pictures and 3 labels"),
         ({"indices": np.array([], int)}, "no batch to read: 0 pictures"),
         ({"indices": np.array([103])}, "0 to 102; received batches of 10 and indices from 103 to 103"),
+        ({"indices": np.arange(103) < 50}, "positions of pictures; received a mask: pass np.flatnonzero"),
         ({"batch_size": 0}, "at least one picture"),
         ({"batch_size": 200, "drop_last": True}, "103 pictures, 200 in a batch"),
         ({"augment": keras.layers.MixUp()}, "one_hot=True"),

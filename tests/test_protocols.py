@@ -379,7 +379,8 @@ def test_limits_are_the_usual_ones_but_for_those_given():
 
 @pytest.mark.parametrize(
     "given",
-    [{"body": "1.5"}, {"body": "-1"}, {"body": "0"}, {"body": "many"}, {"pixels": "nan"}, {"answer_seconds": "nan"}],
+    [{"body": "1.5"}, {"body": "-1"}, {"body": "0"}, {"body": "many"}, {"pixels": "nan"}, {"answer_seconds": "nan"},
+     {"body": str(2**31)}, {"receive_seconds": "inf"}],
 )
 def test_a_limit_that_is_none_is_refused(given):
     with pytest.raises(ValueError, match="it must be a number above 0"):

@@ -292,6 +292,15 @@ def test_average_of_the_weights_over_time_is_masked_too():
     np.testing.assert_array_equal(_kernel(model) == 0, ~masks["watched"])
 
 
+def test_the_average_that_is_swapped_in_after_an_epoch_is_masked_for_what_comes_behind():
+    model, seen = _watched(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.999)), []
+    _fit(model, epochs=1)
+    note = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(np.sum(_kernel(model) == 0)))
+    swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+    _fit(model, swap, pruning.Masks(pruning.layer_masks(model, 0.8)), note)
+    assert seen == [80, 80]
+
+
 def test_afterwards_the_weights_are_free_and_a_former_constraint_is_back():
     model = _watched()
     kernel = pruning.kernels(model)["watched"]
@@ -445,4 +454,27 @@ def test_layers_that_cannot_be_left_are_named():
 def test_a_model_without_kernels_is_named():
     model = keras.Sequential([keras.Input((4,)), layers.BatchNormalization()], name="bare")
     with pytest.raises(ValueError, match="bare has no kernel to prune: a built model with dense or convolutional"):
+        pruning.kernels(model)
+
+
+def test_kernels_that_are_no_plain_weights_are_refused():
+    for change in (lambda layer: layer.quantize("int8"), lambda layer: layer.enable_lora(2)):
+        model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name="first"), layers.Dense(2)])
+        change(model.layers[0])
+        with pytest.raises(ValueError, match="Layer first is quantized by Keras already, or has LoRA weights"):
+            pruning.kernels(model)
+
+
+def test_two_layers_of_one_name_are_refused():
+    class Two(keras.Model):
+        def __init__(self):
+            super().__init__(name="two")
+            self.first, self.second = layers.Dense(2, name="same"), layers.Dense(2, name="same")
+
+        def call(self, inputs):
+            return self.second(self.first(inputs))
+
+    model = Two()
+    model(np.zeros((1, 3), np.float32))
+    with pytest.raises(ValueError, match="two has two kernels same: give each of its layers another name"):
         pruning.kernels(model)

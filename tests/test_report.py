@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from PIL import Image
 
-from helpers import artifacts, claims, report
+from helpers import artifacts, claims, outcomes, report
 from helpers.outcomes import FAILED, RAN, SKIPPED, Outcome
 
 ADDRESS = re.compile(r"https?://[^\s\"'<>)]+")
@@ -130,11 +130,26 @@ def test_rendering_takes_what_ran_and_the_committed_notebook_where_nothing_did(p
     folder.mkdir(parents=True)
     nbformat.write(ran, folder / "01_data.ipynb")
     index = report.render_all().read_text()
+    assert re.findall(r'<td class="(good|bad|)">([^<✔✘]+)', index) == [
+        ("good", "ran"), ("", "not run here: the committed notebook")
+    ]  # fmt: skip
     first, second = (artifacts.outputs() / stem / f"{stem}.html" for stem in ("01_data", "02_train"))
     assert "as it ran" in first.read_text()
     assert set(re.findall(r'href="([^"#]+)', index)) == {"01_data/01_data.html", "02_train/02_train.html"}
     assert re.findall(r'href="(\.\./[^"]+)"', first.read_text()) == ["../index.html", "../02_train/02_train.html"]
     assert re.findall(r'href="(\.\./[^"]+)"', second.read_text()) == ["../index.html", "../01_data/01_data.html"]
+
+
+@pytest.mark.parametrize("text", ["null", "[{}]", '{"stem": "01_data", "title": 5, "status": "ran"}'])
+def test_a_damaged_record_of_a_run_is_none(project, make, text):
+    make.write_notebooks(project, n01_data=make.tiny("01_data"))
+    folder = artifacts.outputs() / "01_data"
+    folder.mkdir(parents=True)
+    for name in ("run.json", "claims.json"):
+        (folder / name).write_text(text)
+    (folder / "01_data.ipynb").write_text(nbformat.writes(make.tiny("01_data")))
+    assert outcomes.read("01_data") is None
+    assert "1 · Data: does it run?" in report.render_all().read_text()
 
 
 def test_code_folds_and_in_a_story_it_is_folded(content):

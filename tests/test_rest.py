@@ -1,10 +1,12 @@
 """The door of the server, called as uvicorn calls it, and the gRPC service; real processes are in test_serving.py."""
 
 import asyncio
+import base64
 import contextlib
 import io
 import json
 import socket
+import threading
 import time
 
 import grpc
@@ -16,13 +18,13 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
 from prometheus_client import CollectorRegistry
 
-from helpers import classifier, inference, registry, rest, rpc
+from helpers import classifier, inference, protocols, registry, rest, rpc
 from helpers.batching import Full
 from helpers.live import Live
-from helpers.protocols import Limits
+from helpers.protocols import Limits, Refused
 from helpers.rest import Door
 from helpers.telemetry import Telemetry
-from helpers.worker import grpc_host, kserve_application
+from helpers.worker import kserve_application
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 1), dtype=np.uint8)
 INFER, PREDICT = "/v2/models/pets/infer", "/v1/models/pets:predict"
@@ -73,6 +75,25 @@ def tensor(images, **more):
                         "data": images.ravel().tolist()}], **more}  # fmt: skip
 
 
+@pytest.fixture
+def in_threads(monkeypatch):
+    """For each request that is read, whether that happens in a thread of its own."""
+    found = []
+
+    def note(module, name):
+        read = getattr(module, name)
+
+        def noting(*given):
+            found.append(threading.current_thread() is not threading.main_thread())
+            return read(*given)
+
+        monkeypatch.setattr(module, name, noting)
+
+    for module, name in ((protocols, "predict_request"), (protocols, "infer_request"), (rpc, "_pictures")):
+        note(module, name)
+    return found
+
+
 def lines(log):
     return [json.loads(line) for line in log.getvalue().splitlines() if "route" in line]
 
@@ -87,11 +108,51 @@ def test_predictions_in_both_protocols_are_the_classifiers(ask, root):
     np.testing.assert_allclose(np.reshape(told["outputs"][1]["data"], (30, 3)), expected.probabilities, atol=1e-6)
 
 
-def test_a_large_request_is_read_in_a_thread_and_answered_alike(ask, root):
-    many = np.tile(IMAGES, (8, 1, 1, 1))
-    assert len(json.dumps(tensor(many))) > 16384 - 1000
-    told = ask("POST", INFER, json=tensor(many)).json()
-    assert told["outputs"][0]["data"] == classifier.load(root / "pets").answer(many).labels.tolist()
+def test_a_large_request_is_read_in_a_thread_and_answered_alike(ask, root, in_threads):
+    many = np.tile(IMAGES, (10, 1, 1, 1))
+    expected = classifier.load(root / "pets").answer(many).labels.tolist()
+    for images in (many[:30], many):
+        told = ask("POST", INFER, json=tensor(images), limits=Limits(pictures=300)).json()
+        assert told["outputs"][0]["data"] == expected[: len(images)]
+    assert in_threads == [False, True]
+
+
+def test_a_picture_file_is_read_in_a_thread_however_few_bytes_it_has(ask, root, in_threads):
+    file = b"P5 4 4 255\n" + IMAGES[0].tobytes()
+    binary, text = len(file).to_bytes(4, "little") + file, base64.b64encode(file).decode()
+    given = {"name": "pictures", "shape": [1], "datatype": "BYTES"}
+    head = json.dumps({"inputs": [given | {"parameters": {"binary_data_size": len(binary)}}]}).encode()
+    headers = {"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"}
+    instances = json.dumps({"instances": [{"b64": text}]}).encode()
+    escaped = instances.replace(b"b64", rb"\u006264")  # the same to whoever reads JSON
+    told = [ask("POST", PREDICT, content=content).json()["predictions"][0]["label"] for content in (instances, escaped)]
+    told += ask("POST", INFER, json={"inputs": [given | {"data": [text]}]}).json()["outputs"][0]["data"]
+    told += ask("POST", INFER, content=head + binary, headers=headers).json()["outputs"][0]["data"]
+    assert told == 4 * classifier.load(root / "pets").answer(IMAGES[:1]).labels.tolist()
+    assert in_threads == [True] * 4
+
+
+def test_few_requests_are_read_at_a_time_and_who_waits_too_long_is_turned_away():
+    free, reading, most = threading.Event(), set(), []
+
+    def read(number):
+        reading.add(number)
+        most.append(len(reading))
+        free.wait(20)
+        reading.discard(number)
+        return number
+
+    async def everything():
+        held = [asyncio.create_task(rest.read_apart(30, read, number)) for number in range(5)]
+        await asyncio.sleep(0)
+        with pytest.raises(Refused, match="too much to do") as refused:
+            await rest.read_apart(0.05, read, 5)
+        free.set()
+        return refused.value.status, await asyncio.gather(*held)
+
+    assert asyncio.run(everything()) == (503, [0, 1, 2, 3, 4])
+    assert max(most) == 2
+    assert len(most) == 5  # and its request is not read after all
 
 
 def test_binary_in_binary_out(ask, root):
@@ -236,19 +297,19 @@ def test_a_fault_of_the_server_is_500_and_its_log_says_why(ask, log, root, monke
 
 
 @contextlib.asynccontextmanager
-async def listening(seconds, **settings):
+async def listening(seconds, told=None, **settings):
     async def application(scope, receive, send):
-        body, more = b"", True
+        body, more = b"", scope["path"] != "/unread"
         while more:
             message = await receive()
             body, more = body + message.get("body", b""), message.get("more_body", False)
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-        await send({"type": "http.response.body", "body": b"ok"})
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
 
     class Patient(rest.Patient):
         pass
 
-    Patient.seconds = seconds
+    Patient.seconds, Patient.telemetry = seconds, told
     config = uvicorn.Config(application, http=Patient, ws="none", lifespan="off", log_config=None, access_log=False,
                             **settings)  # fmt: skip
     server = uvicorn.Server(config)
@@ -307,6 +368,54 @@ def test_a_connection_too_many_is_503_with_a_sentence():
     assert json.loads(body) == {"error": "The server has too much to do: ask again in a moment."}
 
 
+HELLO = b"POST /unread HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n"
+
+
+@pytest.mark.parametrize(("first", "more"), [(HELLO, b"a"), (b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"\r\n")])
+def test_a_connection_does_not_stay_open_for_what_follows_an_answer_and_does_not_end(first, more):
+    found = over_the_wire(first, more, pause=0.1, timeout_keep_alive=60)
+    assert found.startswith(b"HTTP/1.1 200 ")
+    assert b"HTTP/1.1 408 " in found
+
+
+def test_a_body_that_nobody_reads_may_come_later_and_the_connection_goes_on():
+    last = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    found = over_the_wire(HELLO, b"a", b"a" * 99, *[b""] * 4, last, seconds=0.8, pause=0.2)
+    assert found.count(b"200 OK") == 2
+    assert b"408" not in found
+
+
+OFFER = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n"
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+def test_who_offers_another_protocol_is_answered_in_this_one(pause):
+    sized, chunked = b"content-length: 5\r\n\r\n", b"transfer-encoding: chunked\r\n\r\n"
+    last = b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n" + sized + b"third"
+    found = over_the_wire(OFFER + sized, b"fir", b"st", OFFER + chunked, b"6\r\nsecond\r\n0\r\n\r\n", last, pause=pause)
+    assert [part.partition(b"\r\n\r\n")[2] for part in found.split(b"HTTP/1.1 200 OK")[1:]] == [
+        b"first", b"second", b"third"]  # fmt: skip
+
+
+def test_a_thousand_offers_in_one_go_are_no_more_than_a_thousand_requests():
+    last = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    offer = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
+    assert over_the_wire(offer * 1000 + last, seconds=20).count(b"200 OK") == 1001
+
+
+@pytest.mark.parametrize(
+    ("sent", "settings", "status"),
+    [(b"no HTTP\r\n\r\n", {}, 400), (b"GET / HTTP", {}, 408), (HELLO, {"limit_concurrency": 1}, 503)],
+)
+def test_what_does_not_come_to_the_door_is_counted_and_logged_too(log, sent, settings, status):
+    telemetry = Telemetry(log, CollectorRegistry())
+    found = over_the_wire(sent, told=telemetry, **settings)
+    assert found.startswith(b"HTTP/1.1 %d " % status)
+    assert f'workbook_requests_total{{route="other",status="{status}"}} 1.0' in telemetry.page()[0].decode()
+    reason = json.loads(found.partition(b"\r\n\r\n")[2])["error"]
+    assert [(line["route"], line["status"], line["reason"]) for line in lines(log)] == [("other", status, reason)]
+
+
 # ── gRPC ────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -314,7 +423,7 @@ def test_a_connection_too_many_is_503_with_a_sentence():
 def call(root, kserve, log):
     """A function that makes one call of the service, over a socket."""
 
-    def make(method, request, *, key=None, metadata=(), limits=None):
+    def make(method, request, *, key=None, metadata=(), limits=None, seconds=20):
         async def exchange():
             telemetry, bounds = Telemetry(log, CollectorRegistry()), limits or Limits()
             live = Live(root, telemetry)
@@ -325,7 +434,7 @@ def call(root, kserve, log):
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
                 stub = services.GRPCInferenceServiceStub(channel)
                 try:
-                    return await getattr(stub, method)(request, metadata=metadata, timeout=20)
+                    return await getattr(stub, method)(request, metadata=metadata, timeout=seconds)
                 finally:
                     await server.stop(0)
 
@@ -345,24 +454,26 @@ def infer(images, raw=True, model="pets", version=""):
 
 
 @pytest.mark.parametrize("raw", [True, False])
-def test_calls_are_answered_with_the_classifiers_numbers(call, root, log, raw):
-    many = np.tile(IMAGES, (8, 1, 1, 1))  # large enough to be read in a thread
+def test_calls_are_answered_with_the_classifiers_numbers(call, root, log, in_threads, raw):
+    many = np.tile(IMAGES, (35, 1, 1, 1))
     for images in (IMAGES[:3], many):
-        told = call("ModelInfer", infer(images, raw))
+        told = call("ModelInfer", infer(images, raw), limits=Limits(pictures=len(many)))
         expected = classifier.load(root / "pets").answer(images)
         spread = np.frombuffer(told.raw_output_contents[1], "<f4").reshape(-1, 3)
         np.testing.assert_allclose(spread, expected.probabilities, atol=1e-6)
         assert (told.id, told.model_version) == ("7", "1")
     assert lines(log)[-1]["route"] == "grpc infer"
-    assert lines(log)[-1]["pictures"] == 240
+    assert lines(log)[-1]["pictures"] == len(many)
+    assert in_threads == [False, True]
 
 
-def test_picture_files_go_over_grpc_as_they_are(call, root):
+def test_picture_files_go_over_grpc_as_they_are_and_are_read_in_a_thread(call, root, in_threads):
     request = messages.ModelInferRequest(model_name="pets")
     given = request.inputs.add(name="pictures", datatype="BYTES", shape=[1])
     given.contents.bytes_contents.append(b"P5 4 4 255\n" + IMAGES[0].tobytes())
     told = call("ModelInfer", request)
     assert told.raw_output_contents[0][4:].decode() == classifier.load(root / "pets").answer(IMAGES[:1]).labels[0]
+    assert in_threads == [True]
 
 
 def test_the_server_and_its_models_are_described(call):
@@ -402,11 +513,17 @@ def test_a_fault_at_a_call_is_internal_and_its_log_says_why(call, log, monkeypat
     assert "ZeroDivisionError" in log.getvalue()
 
 
+def test_a_call_whose_client_waits_no_longer_is_no_fault_of_the_server(call, log, monkeypatch):
+    left = threading.Event()
+    monkeypatch.setattr(classifier.Classifier, "answer", lambda self, images: images.any() and left.wait(20))
+    with pytest.raises(grpc.RpcError) as failed:
+        call("ModelInfer", infer(IMAGES[:1]), seconds=1)
+    left.set()
+    assert failed.value.code().name == "DEADLINE_EXCEEDED"
+    assert [line["status"] for line in lines(log)] == [499]
+    assert "failed" not in log.getvalue()
+
+
 def test_clients_load_nothing(call):
     with pytest.raises(grpc.RpcError, match="promoted in the registry"):
         call("RepositoryModelLoad", messages.RepositoryModelLoadRequest())
-
-
-def test_an_ipv6_address_has_brackets():
-    assert grpc_host("::1") == "[::1]"
-    assert grpc_host("127.0.0.1") == "127.0.0.1"

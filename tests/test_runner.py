@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,6 +187,8 @@ def test_a_profile_of_the_project_is_named_without_its_suffix(two):
         ("01_data:\n  SEDE: 3", "01_data has no parameter SEDE: did you mean SEED"),
         ("01_data:\n  SEED: many", "SEED is 'many': it must be a whole number"),
         ("01_data:\n  SEED: 1.5", "SEED is 1.5: it must be a whole number"),
+        ("01_data:\n  on: 1", "01_data has no parameter True: it knows SEED"),
+        ("01_data:\n  7: 1", "01_data has no parameter 7: it knows SEED"),
     ],
 )
 def test_a_profile_that_does_not_fit_is_refused(two, tmp_path, text, message):
@@ -227,9 +230,13 @@ def test_the_lock_waits_for_a_run_that_is_about_to_end(tmp_path):
 
 
 def test_what_a_killed_run_left_beside_the_index_is_removed(tmp_path):
-    (tmp_path / ".partial-1-index.html").write_text("half")
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    alive = f".partial-{os.getppid()}-answers"  # it writes there still
+    for name in (f".partial-{dead.pid}-index.html", ".partial-lab", alive):
+        (tmp_path / name).write_text("half")
     with lock.held(tmp_path):
-        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", alive}
 
 
 def test_a_file_in_place_of_the_folder_is_one_sentence(tmp_path):
@@ -373,7 +380,6 @@ def test_a_failed_notebook_leaves_nothing_half_written(project, make):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_run_on_other_pictures_marks_what_is_about_the_default_data(project, make):
     text = make.markdown("Ten classes, equally frequent.", "reading")
     text.metadata["tags"] = ["default-data"]
@@ -387,6 +393,7 @@ def test_a_run_on_other_pictures_marks_what_is_about_the_default_data(project, m
         assert any("Ten classes, equally frequent." in cell.source for cell in ran.cells)
 
 
+@pytest.mark.slow
 def test_a_password_in_an_address_is_not_written_down(project, make):
     content = make.tiny("01_data", parameters='SOURCE = ""  # where from', rules="SOURCE=str")
     content.cells[-1].source = content.cells[-1].source.replace("used)", "{})")
@@ -400,9 +407,33 @@ def test_a_password_in_an_address_is_not_written_down(project, make):
 
 
 @pytest.mark.slow
+def test_a_token_in_an_error_or_an_output_is_not_written_down(project, make, capsys):
+    fetch = make.code("import requests\nprint('about', SOURCE)\nrequests.get(SOURCE)", "fetch")
+    content = make.tiny("01_data", fetch, parameters='SOURCE = ""  # where from', rules="SOURCE=str")
+    make.write_notebooks(project, n01_data=content)
+    assert runner.run(given={"SOURCE": "http://127.0.0.1:9/x.zip?token=TOPSECRET"}) == 1
+    written = [path for path in artifacts.outputs().rglob("*") if path.is_file()]
+    assert "x.zip?***" in (artifacts.outputs() / "01_data" / "01_data.ipynb").read_text()
+    assert not [path for path in written if "TOPSECRET" in path.read_text()]
+    assert "TOPSECRET" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.slow
+def test_a_kernel_has_the_helpers_of_the_checkout_that_runs(project, make, tmp_path):
+    checkout = tmp_path / "copy"  # installed nowhere
+    shutil.copytree(Path(runner.__file__).parent, checkout / "helpers", ignore=shutil.ignore_patterns("__pycache__"))
+    body = make.code("import helpers\nprint(helpers.__file__)", "where")
+    make.write_notebooks(project, n01_data=make.tiny("01_data", body))
+    subprocess.run(make.command(project, "run"), cwd=checkout, check=True)
+    ran = nbformat.read(artifacts.outputs() / "01_data" / "01_data.ipynb", as_version=4)
+    assert ran.cells[-1].outputs[0].text == f"{checkout / 'helpers' / '__init__.py'}\n"
+
+
+@pytest.mark.slow
 def test_claims_of_an_earlier_run_do_not_count(project, make):
     make.write_notebooks(project, n01_data=make.tiny("01_data", rules="SEED=nonsense()"))  # it fails before it begins
-    artifacts.write_json(artifacts.outputs() / "01_data" / "claims.json", [{"claim": "Old", "held": True}])
+    old = {"claim": "Old", "measured": True, "unit": "", "held": True}
+    artifacts.write_json(artifacts.outputs() / "01_data" / "claims.json", [old])
     assert runner.run() == 1
     assert outcomes.read("01_data").claimed == 0
 
@@ -483,6 +514,7 @@ def test_a_run_that_is_ended_takes_its_kernel_with_it(project, make, tmp_path, n
     assert status == (-9 if number == signal.SIGKILL else 130)
     assert wait_for(lambda: not Path(f"/proc/{kernel}").exists(), 5)
     assert "Traceback" not in told
+    assert outcomes.read("01_data")[2:] == Outcome("", "", outcomes.FAILED, error="it was interrupted")[2:]
     assert not list(artifacts.outputs().rglob(".partial-*"))
     with lock.held(artifacts.outputs()):  # it is free again
         pass
@@ -506,6 +538,20 @@ def test_the_lock_of_a_killed_run_lasts_as_long_as_its_kernel(project, make, tmp
     monkeypatch.setattr(lock, "_PATIENCE", 5)
     with lock.held(artifacts.outputs()):  # the kernel has seen that it is alone, and ended
         pass
+
+
+def test_a_run_under_nohup_goes_on_when_the_terminal_closes():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with runner._sigterm_as_interrupt():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with runner._sigterm_as_interrupt(), pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def wait_for(condition, seconds=30):

@@ -117,6 +117,8 @@ def test_large_offset_keeps_its_digits():
     [
         (lambda x: scaling.fit_standard(x, per="row"), "'set', 'channel', 'feature'; received 'row'"),
         (lambda x: scaling.fit_standard(x, indices=[]), "training split is empty"),
+        (lambda x: scaling.fit_standard(x, indices=np.array([True, False])), "received a mask: pass np.flatnonzero"),
+        (lambda x: scaling.fit_min_max(x, indices=[False, True]), "received a mask: pass np.flatnonzero"),
         (lambda x: scaling.fit_min_max(x, low=1, high=1), "from low to high; received 1 to 1"),
     ],
 )

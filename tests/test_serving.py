@@ -2,9 +2,11 @@
 
 import asyncio
 import base64
+import dataclasses
 import io
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -20,6 +22,7 @@ import requests
 from PIL import Image
 
 from helpers import artifacts, classifier, layouts, loadtest, registry, serving
+from helpers.protocols import Limits
 
 pytestmark = pytest.mark.slow
 CLASSES = ["ankle boot", "bag", "coat"]
@@ -373,6 +376,54 @@ def test_a_model_promoted_later_is_served_too(start, fill, images, answers):
     assert told.json()["outputs"][0]["data"] == answers[2].labels[:9].tolist()
 
 
+def test_a_server_without_a_version_that_can_be_loaded_does_not_start(fill, tmp_path):
+    root = fill()
+    (root / "tiny" / "1" / "model.onnx").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="did not start: A worker ended, .* before it was ready: the lines above say"):
+        serving.start(root, log=tmp_path / "log")
+    said = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()[:-1]]
+    assert [line["event"] for line in said] == ["could not load", "ended"]
+    assert "model.onnx is not as it was registered" in said[0]["reason"]
+
+
+@pytest.fixture
+def worker(fill, tmp_path):
+    """One worker, as the parent has it, with its registry; four of its forerunners have died before they were ready."""
+    root = fill()
+    limits = dataclasses.asdict(Limits())
+    settings = {"registry": str(root), "key": None, "largest": 1, "threads": 1, "limits": limits, "grpc": "127.0.0.1:0"}
+    with serving._listen("127.0.0.1", 0, "--port") as listening:
+        started = serving._Worker(settings, listening, str(tmp_path))
+        started._deaths = 4
+        yield root, started
+        started.release()
+        started.end()
+
+
+def test_workers_that_die_before_they_are_ready_are_not_replaced_for_ever(worker):
+    root, one = worker
+    (root / "tiny" / "1" / "model.onnx").write_bytes(b"damaged")
+    assert one._process.wait(60) == 1
+    with pytest.raises(ValueError, match="The workers die before they are ready, 5 in a row: the lines above say why"):
+        one.replace_if_dead()
+
+
+def test_a_worker_that_was_ready_is_replaced_each_time(worker):
+    _, one = worker
+    first = one._process
+    assert select.select([first.stdout], [], [], 60)[0]  # says that it is ready, and nobody has listened yet
+    first.kill()
+    first.wait()
+    one.replace_if_dead()
+    assert one._process is not first
+    one.wait_until_ready()
+
+
+def test_metrics_do_not_lie_on_a_disk_that_may_be_full(start):
+    files = {file.path for pid in start().workers() for file in psutil.Process(pid).open_files()}
+    assert {path.split("/")[1:3][0] for path in files if "workbook-metrics-" in path} == {"dev"}
+
+
 # ── its end ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -424,6 +475,18 @@ def test_a_signal_ends_it_in_order(fill):
         assert process.returncode == 0
         assert "Traceback" not in errors
         assert gone(children)
+
+
+def test_a_signal_to_a_worker_loses_nothing_since_its_parent_decides(start, images):
+    server = start()
+    (pid,) = server.workers()
+    os.kill(pid, signal.SIGTERM)
+    found = loadtest.run(server.url, message(images), clients=2, seconds=1)
+    assert (found["status"] == 200).all()
+    assert server.workers() == [pid]
+    os.killpg(server._process.pid, signal.SIGTERM)
+    assert server._process.wait(30) == 0
+    assert "stopped" in [line.get("event") for line in log_of(server)]
 
 
 def test_the_server_does_not_import_tensorflow_and_is_ready_soon(start):

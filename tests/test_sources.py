@@ -1,5 +1,7 @@
+import contextlib
 import gzip
 import hashlib
+import io
 import json
 import os
 import struct
@@ -8,6 +10,8 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from helpers import artifacts, pictures, records, rehearsal, sources
@@ -158,6 +162,14 @@ def test_a_source_that_is_not_there_is_one_sentence():
         open_source("pets-of-mine")
 
 
+@pytest.mark.parametrize(
+    ("source", "why"), [("~nobody-of-this-name/pets", "home directory"), ("a" * 5000, "File name too long")]
+)
+def test_a_name_that_cannot_be_looked_up_is_one_sentence(source, why):
+    with pytest.raises(SourceError, match=rf"{source[:20]}.* cannot be opened \(.*{why}\): a source is a folder"):
+        open_source(source)
+
+
 def test_a_picture_in_place_of_a_source_is_one_sentence(tmp_path, tree):
     root = tree({"single.png": encode(GREY), "half.tar": b"half"})
     with pytest.raises(SourceError, match="single.png is one picture: name a folder that has a sub-folder for each"):
@@ -227,6 +239,70 @@ def test_formats_and_orientations_may_mix(tmp_path, tree):
     Image.fromarray(np.rot90(GREY)).save(f"{root}/cat/4.webp", lossless=True, exif=exif)
     found = collect(root, channels=1)
     assert (found.images == GREY[..., None]).all()
+
+
+class One:
+    """A source of one picture."""
+
+    findings, classes = [], None
+
+    def __init__(self, picture):
+        self.picture = picture
+
+    def records(self):
+        yield records.Record("1.png", self.picture, "cat")
+
+    def describe(self):
+        return "one picture"
+
+
+def exif_of(byte_order, tag, kind, count, value):
+    layout = {b"MM": ">", b"II": "<"}[byte_order]
+    entry = struct.pack(layout + "HHHI", 1, tag, kind, count) + value
+    return b"Exif\0\0" + byte_order + struct.pack(layout + "HI", 42, 8) + entry + bytes(4)
+
+
+orders = st.sampled_from([b"MM", b"II"])
+exifs = st.binary(max_size=20).map(b"Exif\0\0".__add__) | st.builds(
+    exif_of, orders, st.just(0x0112), st.integers(0, 13), st.integers(0, 3), st.binary(min_size=4, max_size=4)
+)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "PNG"])
+@settings(max_examples=60)
+@given(exifs, st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), max_size=4))
+@example(exif_of(b"MM", 0x0112, 2, 2, b"x\0\0\0"), [])  # an orientation that is a text
+@example(b"Exif\0\0garbage", [])
+def test_whatever_the_exif_of_a_picture_holds_it_is_collected_or_a_finding(format, exif, damage):
+    buffer = io.BytesIO()
+    Image.fromarray(COLOUR).save(buffer, format, exif=exif)
+    content = bytearray(buffer.getvalue())
+    for place, value in damage:
+        content[int(place * len(content))] = value
+    source = One(bytes(content))
+    size, channels = sources.survey(source)
+    assert channels in (1, 3)
+    with contextlib.suppress(SourceError):  # it is the only picture, and may be damaged
+        assert len(collect(source, size=(min(size[0], 9), min(size[1], 9)), channels=channels).images) == 1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0garbage", b"Exif\0\0MM", exif_of(b"II", 0x0112, 3, 1, b"\x09\0\0\0"),
+        exif_of(b"MM", 0x0112, 2, 2, b"x\0\0\0"), exif_of(b"MM", 0x0112, 1, 2, b"xy\0\0"),
+    ],
+    ids=["garbage", "cut short", "turned nine ways", "a text", "bytes"],
+)  # fmt: skip
+def test_a_picture_whose_exif_says_nothing_of_use_lies_as_it_is_stored(format, exif):
+    buffer = io.BytesIO()
+    Image.fromarray(COLOUR).save(buffer, format, exif=exif)
+    found = collect(One(buffer.getvalue()))
+    assert found.images.shape == (1, *COLOUR.shape)
+    assert found.originals.iloc[0].tolist() == [5, 6, "RGB"]
 
 
 def test_a_huge_picture_costs_no_memory(tree):
@@ -395,6 +471,45 @@ def test_class_names_that_are_no_list_are_one_sentence(tmp_path, content, messag
         open_source(str(tmp_path / "mnist"))
 
 
+def test_class_names_may_be_numbers_and_lose_none_of_their_pictures(tmp_path):
+    write_idx(tmp_path / "mnist")
+    (tmp_path / "mnist" / "classes.json").write_text('[0, 1, 2.5, " three ", "4", "e\\u0301", true]')
+    found = collect(str(tmp_path / "mnist"))
+    assert found.classes == ["0", "1", "2.5", "three", "4", "é", "True"]
+    assert found.labels.tolist() == [*found.classes, "three", "1"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('["a", "", "c"]', 'names the class of label 1 "": it must be a text'),
+        ('["a", "b", null]', "names the class of label 2 null: it must be a text"),
+        ('[["a"], "b"]', r'names the class of label 0 \["a"\]: it must be a text'),
+        ('["cat", "dog", " cat"]', "has the name 'cat' for the labels 0 and 2: each label needs a name of its own"),
+        ('["1", "0", 1]', "has the name '1' for the labels 0 and 2"),
+    ],
+)
+def test_a_class_without_a_name_of_its_own_is_one_sentence(tmp_path, content, message):
+    write_idx(tmp_path / "mnist")
+    (tmp_path / "mnist" / "classes.json").write_text(content)
+    with pytest.raises(SourceError, match=f"classes.json {message}"):
+        open_source(str(tmp_path / "mnist"))
+
+
+def test_checksums_may_be_plain_texts_and_nothing_else(tmp_path):
+    name, contents = "train-images-idx3-ubyte", write_idx(tmp_path / "mnist")
+    path = tmp_path / "mnist" / "checksums.json"
+    path.write_text(json.dumps({name: hashlib.sha256(contents[name]).hexdigest().upper()}))
+    assert len(collect(str(tmp_path / "mnist")).images) == 9
+    path.write_text(json.dumps({name: "0" * 64}))
+    with pytest.raises(SourceError, match=f"{name}.gz is not what checksums.json says"):
+        collect(str(tmp_path / "mnist"))
+    for entry in (7, None, ["abc"], {"md5": "abc"}):
+        path.write_text(json.dumps({name: entry}))
+        with pytest.raises(SourceError, match=f"checksums.json holds .* for {name}: it must be a SHA-256 in quotes"):
+            open_source(str(tmp_path / "mnist"))
+
+
 def test_half_a_gz_and_missing_labels_are_one_sentence(tmp_path):
     write_idx(tmp_path / "mnist")
     path = tmp_path / "mnist" / "train-images-idx3-ubyte.gz"
@@ -447,7 +562,10 @@ def test_pictures_are_decoded_in_chunks_of_bounded_size():
     encoded = [records.Record(str(number), bytes(2**20)) for number in range(100)]
     decoded = [records.Record(str(number), np.zeros((1024, 1024), np.uint8)) for number in range(100)]
     for each in (encoded, decoded):
-        assert [len(chunk) for chunk in sources._chunks(iter(each))] == [17, 17, 17, 17, 17, 15]
+        assert [len(chunk) for chunk in sources._chunks(iter(each), 100)] == [17, 17, 17, 17, 17, 15]
+    small = [records.Record(str(number), bytes(1000)) for number in range(300)]
+    assert [len(chunk) for chunk in sources._chunks(iter(small), 28 * 28)] == [256, 44]
+    assert {len(chunk) for chunk in sources._chunks(iter(small), 1024 * 1024 * 3)} == {6}  # small files, large pictures
 
 
 def test_a_notebook_collects_within_its_own_folder(tree):
@@ -467,7 +585,3 @@ def test_a_collection_outlives_its_file(tree):
     assert isinstance(found.images, np.memmap)
     assert np.array_equal(found.images[0, ..., 0], GREY)
     assert not found.images.flags.writeable
-
-
-def test_decode_is_offered_here_as_well():
-    assert sources.decode(encode(GREY)).size == (6, 5)

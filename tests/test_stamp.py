@@ -68,6 +68,12 @@ def test_magics_of_a_reader_are_no_error(project):
     assert stamp.stale(notebook("%matplotlib inline", "from helpers import near")) == []
 
 
+def test_no_tags_are_no_error(project):
+    content = notebook("from helpers import near")
+    content.cells[2].metadata["tags"] = None
+    assert stamp.stale(content) == []
+
+
 def test_a_notebook_without_a_stamp_is_told():
     with pytest.raises(ValueError, match="has no stamp: write it with `python -m helpers refresh`"):
         stamp.stale(nbformat.v4.new_notebook())

@@ -114,6 +114,14 @@ def test_what_is_said_is_written_at_once():
     assert json.loads(content.getvalue())["event"] == "stopped"
 
 
+def test_a_log_that_cannot_be_written_costs_no_answer():
+    with io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True) as log:  # each line at once, as to stderr
+        telemetry = Telemetry(log, CollectorRegistry())
+        telemetry.answered("infer", 200, 0.1)
+        telemetry.say("stopped")
+    assert counted(telemetry)["workbook_requests_total", "200", "infer"] == 1
+
+
 @pytest.mark.parametrize("text", ["ä€🙂", "a\r\nb", "\u2028", '"}', "\ud800", "\x1b[31m"])
 def test_whatever_a_client_calls_its_request_is_one_plain_line(telemetry, log, text):
     telemetry.answered("infer", 200, 0.1, id=text)

@@ -1,6 +1,8 @@
 """Facts about histories, schedules, saved models and their cards."""
 
+import gc
 import json
+import weakref
 import zipfile
 
 import keras
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from helpers import models, preprocessing, training
+from helpers import artifacts, models, plotting, preprocessing, training
 
 SHAPE, CLASSES = (6, 5, 1), ["bag", "coat", "shoe"]
 
@@ -60,6 +62,15 @@ def test_quick_epochs_do_not_flood_stderr_and_the_last_is_told(capsys):
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) < 30
     assert lines[-1].startswith("mlp: epoch 60/60, ")
+
+
+def test_the_chart_that_is_left_has_every_epoch(monkeypatch, capsys):
+    monkeypatch.setenv("JPY_SESSION_NAME", "somebody looks on")
+    progress, model = training.Progress(), _compiled(1e-12)
+    model.fit(*_data(), epochs=9, callbacks=[progress, keras.callbacks.EarlyStopping("loss", patience=3)], verbose=0)
+    assert 1 < len(progress.rows) < 9
+    whole = plotting.png(plotting.learning_curves(pd.DataFrame(progress.rows), metric="loss"))
+    assert bytes(progress._dashboard._picture.value) == whole
 
 
 def test_same_seed_trains_the_same_model():
@@ -158,6 +169,40 @@ def test_a_small_set_is_passed_until_the_weights_have_had_their_steps():
 def test_divergence_is_one_sentence():
     with pytest.raises(ValueError, match="mlp is .* the training diverged. Lower the learning rate"):
         training.fit(_compiled(1e30), _data(), epochs=3, verbose=False)
+    with pytest.raises(training.Diverged, match="The val_loss of mlp is .* after epoch 1"):  # the only step was too far
+        training.fit(_compiled(1e38), _data(), _data(), epochs=1, verbose=False)
+
+
+@pytest.mark.parametrize("epochs", [0, -1])
+def test_a_training_without_an_epoch_is_refused(epochs):
+    with pytest.raises(ValueError, match=f"at least once; received epochs={epochs}"):
+        training.fit(_compiled(), _data(), epochs=epochs)
+
+
+def test_a_training_that_was_finished_before_has_no_rows(tmp_path):
+    model = _compiled()
+    saving = keras.callbacks.BackupAndRestore(tmp_path / "state", delete_checkpoint=False)
+    assert len(training.fit(model, _data(), epochs=2, callbacks=[saving], verbose=False)) == 2
+    assert training.fit(model, _data(), epochs=2, callbacks=[saving], verbose=False).empty
+
+
+@pytest.mark.parametrize(("label", "told"), [(3, "0 to 3"), (-1, "-1 to 2")])
+def test_labels_that_are_no_class_are_refused_in_training_and_in_validation(label, told):
+    images, labels = _data()
+    wrong = np.where(np.arange(60) == 7, label, labels)
+    for sets in ([(images, wrong)], [(images, labels), (images, wrong)]):
+        with pytest.raises(ValueError, match=f"mlp has 3 outputs, for labels from 0 to 2; received labels from {told}"):
+            training.fit(_compiled(), *sets, epochs=1)
+
+
+def test_what_a_model_has_seen_does_not_stay_in_memory():
+    images, labels = _data()
+    seen, model = weakref.ref(images), _compiled()
+    training.fit(model, (images, labels), (images, labels), epochs=2, verbose=False)
+    training.logits(model, images)
+    del images
+    gc.collect()
+    assert seen() is None
 
 
 def test_a_model_that_is_not_compiled_is_refused():
@@ -225,6 +270,7 @@ def test_a_restart_takes_another_learning_rate_without_compiling_again():
     np.testing.assert_allclose(history["learning_rate"], 1e-12)
     np.testing.assert_allclose(history["loss"].diff().iloc[1], 0, atol=1e-5)  # the step reads the new rate
     assert model.train_function is function
+    assert float(training.restart(model, seed=1).optimizer.learning_rate) == pytest.approx(1e-12)  # which stays
     with pytest.raises(ValueError, match="not compiled"):
         training.restart(models.mlp(SHAPE, 3), seed=1)
 
@@ -278,11 +324,16 @@ def test_replicas_refuse_normalization_of_their_own_share():
     model = models.better_cnn((8, 8, 1), 2, width=8)
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="each of 2 replicas by itself: build it with synchronized=True"):
-        training._check_replicas(model, 2, 16)
-    plain = models.mlp(SHAPE, 2)
-    plain.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="A batch of 3 leaves some of 4 replicas"):
-        training._check_replicas(plain, 4, 3)
+        training._check_replicas(model, 2)
+
+
+@pytest.mark.parametrize("wrap", [lambda optimizer: optimizer, keras.optimizers.LossScaleOptimizer])
+def test_replicas_refuse_clipping_in_mixed_precision_too(wrap):
+    model = models.mlp(SHAPE, 2)
+    model.compile(wrap(keras.optimizers.SGD(clipvalue=1.0)), "mse")
+    with pytest.raises(ValueError, match=r"The optimizer clips gradients \(clipvalue\), which 2 replicas do each"):
+        training._check_replicas(model, 2)
+    training._check_replicas(model, 1)
 
 
 # ── the model that is left ──────────────────────────────────────────────────────────────────────
@@ -415,6 +466,25 @@ def test_card_tells_what_goes_in_and_what_comes_out(tmp_path):
     assert "seconds" not in written["last_epoch"]
     assert len(written["sha256"]) == 64
     assert path.name == "model.keras"
+
+
+@pytest.mark.parametrize("figure", [np.nan, np.inf])
+def test_a_figure_that_is_not_finite_has_no_place_on_a_card(figure):
+    facts = {"data_checksum": "", "classes": CLASSES, "parameters": {}, "seeds": []}
+    with pytest.raises(ValueError, match=f"test_accuracy is {figure}: measure it again"):
+        training.model_card(_compiled(), metrics={"test_accuracy": figure}, **facts)
+    with pytest.raises(ValueError, match=f"val_loss is {figure}"):
+        training.model_card(_compiled(), metrics={}, history=pd.DataFrame({"val_loss": [figure]}), **facts)
+
+
+def test_no_card_lies_beside_another_model_than_its_own(tmp_path):
+    path, card = tmp_path / "model.keras", tmp_path / "model_card.json"
+    training.save(_compiled(), path, {"metrics": {}})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        training.save(_compiled(seed=1), path, {"metrics": {"test_accuracy": float("nan")}})
+    assert not card.exists()
+    training.save(_compiled(), path, {"metrics": {}})
+    assert json.loads(card.read_text())["sha256"] == artifacts.sha256(path)
 
 
 def test_card_and_file_name_are_checked(tmp_path):
