@@ -196,7 +196,8 @@ def mistakes(truth, answer):
 FILES = """\
 names, elsewhere = ["big", "int8", "small", "smallest"], {}
 measured = pd.DataFrame({"compressed_bytes": [456_384, 122_304, 20_056, 10_900],
-                         "latency_ms_p50": [0.06, 0.03, 0.02, 0.02], "accuracy": [0.931, 0.93, 0.925, 0.922]}, index=names)
+                         "latency_ms_p50": [0.06, 0.03, 0.02, 0.02],
+                         "accuracy": [0.931, 0.93, 0.925, 0.922]}, index=names)
 
 def best(chosen, fits):
     ax = plotting.frontier(shown, x="kilobytes", y="accuracy", fits=fits, chosen=chosen)
