@@ -289,7 +289,6 @@ def bars(
     *,
     label: str,
     baselines: Sequence[str] = (),
-    log: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
     """Draws one horizontal bar a name with its value beside it.
@@ -299,7 +298,6 @@ def bars(
         values: Its length.
         label: Label of the horizontal axis, with its unit.
         baselines: Names of bars that are grey.
-        log: Whether the axis is logarithmic, for values of different orders.
         ax: Where to draw; a new figure if not given.
     """
     ax = _axes(ax, height=max(1.6, 0.75 + 0.3 * len(names)))
@@ -309,10 +307,7 @@ def bars(
     ax.set_yticks(np.arange(len(names)), [_text(name) for name in names])
     ax.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
     ax.margins(x=0.14)
-    if log:
-        ax.set_xscale("log")
-    else:
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
     ax.grid(axis="y", visible=False)
     return ax

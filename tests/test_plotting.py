@@ -153,15 +153,6 @@ def test_bars_write_their_values_and_grey_the_baseline():
     assert matplotlib.colors.to_hex(ax.patches[0].get_facecolor()) == plotting.BASELINE
 
 
-def test_bars_of_different_orders_are_all_seen_on_a_logarithmic_axis():
-    ax = plotting.bars(["slow", "quick"], [5e3, 4e6], label="pictures a second", log=True)
-    ax.figure.canvas.draw()
-    left, right = ax.get_xlim()
-    assert ax.get_xscale() == "log"
-    assert 0 < left < 5e3
-    assert right > 4e6
-
-
 def test_dots_show_every_run_and_the_mean():
     ax = plotting.dots(pd.DataFrame({"net": ["a", "a", "b"], "score": [1.0, 2.0, 4.0]}), value="score", by="net")
     assert [line.get_xdata().tolist() for line in ax.lines] == [[1, 2], [4]]
