@@ -11,6 +11,8 @@ from helpers import processor
 
 _PRECISIONS = ("auto", "float32", "mixed_bfloat16", "mixed_float16")
 _NAMES = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
+_CUDA = {"tensorflow": "its CUDA build with `pip install -e '.[gpu]'`", "torch": "a CUDA build of it from pytorch.org",
+         "jax": "its CUDA build with `pip install 'jax[cuda12]'`"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ def setup(*, require_gpu: bool = False, precision: str = "auto") -> Machine:
     accelerators, quickest = _find()
     if require_gpu and not accelerators:
         raise RuntimeError(
-            f"A GPU is required (REQUIRE_GPU) and {_NAMES[backend]} sees none: install the CUDA build with "
-            "`pip install -e '.[gpu]'` and check the driver with nvidia-smi, or set REQUIRE_GPU to False."
+            f"A GPU is required (REQUIRE_GPU) and {_NAMES[backend]} sees none: install {_CUDA[backend]} "
+            "and check the driver with nvidia-smi, or set REQUIRE_GPU to False."
         )
     machine = _settings(backend, accelerators, quickest if precision == "auto" else precision)
     keras.config.set_dtype_policy(machine.precision)

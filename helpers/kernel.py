@@ -16,6 +16,7 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": "0",  # sets and dicts of str in the same order each run
     "TF_CPP_MIN_LOG_LEVEL": "3",  # no notes on oneDNN, cuInit and registered factories; errors are exceptions anyway
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # two notebooks can share a GPU
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the same with JAX, which would take three quarters of its memory
     "GRPC_VERBOSITY": "ERROR",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no warning on frozen modules at start
 }

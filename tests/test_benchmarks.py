@@ -4,6 +4,7 @@ import importlib
 import inspect
 import re
 import subprocess
+import sys
 import types
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import batch, duplicates, prediction, report, results, serving, workbook
+from benchmarks import batch, duplicates, prediction, report, results, serving, side_by_side, workbook
 from helpers import artifacts, cleaning
 
 MACHINE = {"processor": "a <processor>", "cores": 2, "system": "Linux", "versions": {"Python": "3.11.7"}}
@@ -318,3 +319,15 @@ def test_a_change_that_made_a_notebook_slower_is_a_missed_goal():
     found = workbook._result({"ours": [run(13.0)] * 3, "release abc": [run(10.0)] * 3}, 3, "quick", None)
     assert [one["held"] for one in found.goals] == [False, False]
     assert "notebook 01, quick: seconds" in report.markdown({"workbook": found})
+
+
+def test_variants_find_the_packages_of_their_own_python_and_no_settings_of_a_library(tmp_path, monkeypatch):
+    script, other = tmp_path / "told.py", tmp_path / "python"
+    script.write_text("import json, os; e = os.environ; print(json.dumps({'own': float('/of/mine' in e['PYTHONPATH']), "
+                      "'tuned': float('XLA_FLAGS' in e), 'asked': float(e.get('ASKED', 0))}))")  # fmt: skip
+    other.symlink_to(sys.executable)
+    monkeypatch.setenv("PYTHONPATH", "/of/mine")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=0")
+    variants = {"this": (sys.executable, str(script), {"ASKED": "3"}), "another": (str(other), str(script), {})}
+    found = side_by_side.run(variants, repeats=1, arguments=[])
+    assert found == {"this": [{"own": 1, "tuned": 0, "asked": 3}], "another": [{"own": 0, "tuned": 0, "asked": 0}]}
