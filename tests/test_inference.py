@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from helpers import artifacts, export, inference, modelfiles, models, runtimes, training
+from helpers import artifacts, export, inference, modelfiles, models, processor, runtimes, training
 
 slow = pytest.mark.slow
 needs_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow exports")
@@ -535,6 +535,8 @@ def test_a_measurement_is_of_a_process_of_its_own(tflite):
     assert 0 < found.load_seconds < 5
     assert 0 < found.latency_ms_p50 <= found.latency_ms_p95 < 50
     assert found.pictures_per_second > 1000
+    assert found.latency_threads in (1, processor.cores())
+    assert inference.measure(path, pictures, threads=3, repeats=5).latency_threads == 3
     if Path("/proc/self/status").exists():
         assert 10 < found.peak_mb < 200 < inference._peak_mb()  # this process holds TensorFlow; that one has not
 
@@ -549,6 +551,7 @@ def test_a_keras_model_is_measured_by_predict_and_by_a_call(tmp_path):
     for measured in found.values():
         np.testing.assert_allclose(measured.logits, training.logits(model, pictures), rtol=1e-4, atol=1e-4)
     assert found["predict"].runtime == "Keras"
+    assert found["predict"].latency_threads is None
     assert found["direct"].runtime == "Keras call"
     assert found["direct"].latency_ms_p50 < found["predict"].latency_ms_p50
 
