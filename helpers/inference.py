@@ -107,7 +107,8 @@ def load(path: str | Path, *, threads: int | None = None, call: str = "predict",
     Args:
         path: A `.tflite`, `.tflite.xz`, `.onnx` or `.keras` file, or a SavedModel folder. A `.keras` file that could
             run code is refused. A SavedModel is a program: load only those that you trust.
-        threads: For LiteRT and ONNX Runtime; as many as this process may use cores if not given.
+        threads: For LiteRT and ONNX Runtime; as many as this process may use cores if not given. A small network
+            answers single pictures sooner with 1 (`measure` tells), and many at once with all.
         call: How a `.keras` model is asked: `"predict"` for `model.predict`, `"direct"` for `model(pictures)`.
             `"openvino"` runs an `.onnx` file in OpenVINO, where that is installed.
         trusted: Whether to leave that trial out: the file is known to be whole, by its checksum for instance.
