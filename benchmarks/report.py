@@ -15,8 +15,16 @@ from helpers import report as pages
 
 BEGIN = "<!-- benchmarks: `python -m benchmarks publish` writes what stands here -->"
 END = "<!-- benchmarks end -->"
+FULL = "benchmarks/README.md"
 READMES = ("README.md", "README.zh.md")
+FRONT = (  # what the READMEs quote of all that FULL has
+    "training the classic CNN", "training the better CNN", "to 0.92 test accuracy",
+    "28x28 grey, shifted and mirrored batches", "224x224 JPEG, first epoch", "224x224 JPEG, each later epoch",
+    "one picture in process, p50", "V2 JSON, 1 client, requests a second", "V2 JSON, 64 clients, requests a second",
+    "batch, their work, pictures a second", "cleaning 1,000,000 pictures, seconds", "first step after Run All",
+)  # fmt: skip
 _HEADINGS = ("what", "ours", "best peer", "ratio (low to high)", "goal", "held")
+_FRONT_HEADINGS = ("what", "ours", "best peer", "ratio (low to high)", "goals held")
 
 
 def text(name: str, found: Result) -> str:
@@ -43,12 +51,24 @@ def markdown(found: dict[str, Result]) -> str:
 
     Each comparison has one line, with the peer that comes closest to ours, or one for each of its goals.
     """
-    lines = [f"| {' | '.join(_HEADINGS)} |", "|---" * len(_HEADINGS) + "|"]
+    lines = _rows(_HEADINGS, [cells for result in found.values() for cells in _lines(result)])
+    lines += [*_missed(found), *_measured_on(found), ""]
+    lines.append("Ratios are medians of rounds in which all took their turn; above 1, ours is ahead.")
+    return "\n".join(lines) + "\n"
+
+
+def front(found: dict[str, Result]) -> str:
+    """Returns a table of the results in `FRONT`, a line each with the closest peer, and every goal that is missed."""
+    lines, held = [], [one["held"] for result in found.values() for one in result.goals]
     for result in found.values():
-        lines += [f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |" for cells in _lines(result)]
-    missed = [f"- {one['what']}: missed, because {one['why']}." for result in found.values() for one in result.goals
-              if not one["held"]]  # fmt: skip
-    lines += ["", *missed, *([""] if missed else []), *_measured_on(found), ""]
+        whats = {one["what"] for one in [*result.rows, *result.goals]}
+        for what in filter(whats.__contains__, FRONT):
+            goals = [one["held"] for one in result.goals if one["what"] == what]
+            lines.append([*_line(result, what, None)[:4], f"{sum(goals)} of {len(goals)}" if goals else "–"])
+    lines.sort(key=lambda cells: FRONT.index(cells[0]))
+    machines = dict.fromkeys(_where(result) for result in found.values())
+    lines = [*_rows(_FRONT_HEADINGS, lines), f"Of the {len(held)} goals of all benchmarks {sum(held)} are held.", "",
+             *_missed(found), f"Measured on {', or on '.join(machines)}."]  # fmt: skip
     lines.append("Ratios are medians of rounds in which all took their turn; above 1, ours is ahead.")
     return "\n".join(lines) + "\n"
 
@@ -84,22 +104,21 @@ def measured(names: Iterable[str]) -> dict[str, Result]:
 
 
 def publish(names: Iterable[str]) -> list[Path]:
-    """Writes the table into the READMEs, and what it was made from into `benchmarks/results.json`.
+    """Writes the tables into `FULL` and the READMEs, and what they were made from into `benchmarks/results.json`.
 
     Benchmarks that were not measured again keep what was published of them.
 
     Raises:
-        ValueError: If nothing was measured, or a README has no place for the table; then nothing is written.
+        ValueError: If nothing was ever measured, or a page has no place for its table; then nothing is written.
     """
-    names = list(names)
-    fresh = measured(names)
-    if not fresh:
-        raise ValueError(f"There are no results in {results.folder()}: run `make bench` first.")
-    root = artifacts.root()
-    together = published() | {name: _short(result) for name, result in fresh.items()}
+    names, root = list(names), artifacts.root()
+    together = published() | {name: _short(result) for name, result in measured(names).items()}
     together = {name: together[name] for name in sorted(names) if name in together}  # as JSON keeps them
-    table = markdown(together)
-    texts = {root / name: inserted((root / name).read_text(encoding="utf-8"), table, name) for name in READMES}
+    if not together:
+        raise ValueError(f"There are no results in {results.folder()}: run `make bench` first.")
+    tables = {FULL: markdown(together)} | dict.fromkeys(READMES, front(together))
+    texts = {root / name: inserted((root / name).read_text(encoding="utf-8"), table, name)
+             for name, table in tables.items()}  # fmt: skip
     kept = artifacts.write_json(_kept(), {name: asdict(result) for name, result in together.items()})
     for path, content in texts.items():
         with artifacts.writing(path) as partial:
@@ -156,6 +175,20 @@ def _short(result: Result) -> Result:
     return Result(**{**asdict(result), "runs": None})
 
 
+def _rows(headings: Iterable[str], lines: list[list[str]]) -> list[str]:
+    """Returns a Markdown table, and an empty line after it."""
+    cells = [list(headings), *([cell.replace("|", "/") for cell in line] for line in lines)]
+    rows = [f"| {' | '.join(line)} |" for line in cells]
+    return [rows[0], "|---" * len(cells[0]) + "|", *rows[1:], ""]
+
+
+def _missed(found: dict[str, Result]) -> list[str]:
+    """Returns a line for each goal that is missed, and an empty one after them; nothing if none is."""
+    goals = [one for result in found.values() for one in result.goals if not one["held"]]
+    lines = [f"- {one['what']}: missed, because {one['why']}." for one in goals]
+    return [*lines, ""] if lines else []
+
+
 def _lines(result: Result) -> list[list[str]]:
     """Returns the cells of a result's lines in the short table: one for each goal, and for each comparison without."""
     whats = dict.fromkeys(one["what"] for one in [*result.ratios, *result.goals] or result.rows)
@@ -186,9 +219,7 @@ def _measured_on(found: dict[str, Result]) -> list[str]:
     groups: dict[str, list[str]] = {}
     versions: dict[str, dict] = {}
     for name, result in found.items():
-        machine, taken = result.machine, result.taken
-        memory = f", {machine['memory_gb']} GB" if "memory_gb" in machine else ""
-        where = f"{machine.get('cores')} cores of {machine.get('processor')}{memory}"
+        machine, taken, where = result.machine, result.taken, _where(result)
         when = f", {taken['date']}" + (f" at {taken['commit']}" if taken.get("commit") else "") if taken else ""
         groups.setdefault(where + when, []).append(name)
         versions.setdefault(where + when, {}).update(machine.get("versions", {}))
@@ -197,6 +228,12 @@ def _measured_on(found: dict[str, Result]) -> list[str]:
         + ", ".join(f"{package} {version}" for package, version in versions[where].items()) + "."
         for where, names in groups.items()
     ]  # fmt: skip
+
+
+def _where(result: Result) -> str:
+    machine = result.machine
+    memory = f", {machine['memory_gb']} GB" if "memory_gb" in machine else ""
+    return f"{machine.get('cores')} cores of {machine.get('processor')}{memory}"
 
 
 def _contents(found: dict[str, Result]) -> str:

@@ -42,7 +42,7 @@ class Result:
         limits: As `limit` returns them: what the machine could do at most.
         goals: As `goal` returns them. A missed one stays, with the reason.
         runs: What was measured, before any median; any JSON value.
-        quoted: The `what` of those comparisons and goals that the READMEs quote; all of them if empty.
+        quoted: The `what` of those comparisons and goals that the tables quote; all of them if empty.
         taken: When, in how many seconds and at which commit; the command line fills it in.
     """
 

@@ -31,9 +31,9 @@ def result(**changed) -> results.Result:
 
 
 def marked(root, text="before\n{}\nafter\n"):
-    for name in report.READMES:
-        (root / name).write_text(text.format(f"{report.BEGIN}\nold\n{report.END}"), encoding="utf-8")
     (root / "benchmarks").mkdir(exist_ok=True)
+    for name in (report.FULL, *report.READMES):
+        (root / name).write_text(text.format(f"{report.BEGIN}\nold\n{report.END}"), encoding="utf-8")
 
 
 # Results --------------------------------------------------------------------------------------
@@ -129,6 +129,20 @@ def test_the_table_has_the_closest_peer_or_that_of_the_goal_and_says_what_was_mi
     assert "| fast 2.00 ms | 0.500 (0.500 to 1.00) | – | – |" in report.markdown({"one": result(goals=[])})
 
 
+def test_the_front_table_has_the_closest_peer_counts_the_goals_and_leaves_no_missed_one_out():
+    what = report.FRONT[0]
+    rows, ratios = results.compare(what, "pictures/s", {"ours": [4.0], "near": [2.0], "far": [1.0]})
+    goals = [results.goal("twice", 2.0, at_least=2, what=what, why="work"),
+             results.goal("thrice", 2.0, at_least=3, what=what, why="it is near")]  # fmt: skip
+    table = report.front({"other": result(), "one": result(rows=rows, ratios=ratios, goals=goals)})
+    assert f"| {what} | 4.00 pictures/s | near 2.00 pictures/s | 2.00 (2.00 to 2.00) | 1 of 2 |" in table
+    assert "| one picture, p50" not in table  # is not quoted, but its missed goal is told
+    assert "- one picture, p50: missed, because Python calls it." in table
+    assert f"- {what}: missed, because it is near." in table
+    assert "Of the 3 goals of all benchmarks 1 are held." in table
+    assert table.count("2 cores of a <processor>") == 1
+
+
 def test_another_way_of_our_own_is_not_the_closest_peer():
     values = {"ours": [2.0], "ours, alone": [1.0], "peer": [4.0]}
     rows, ratios = results.compare("work", "s", values, less_is_better=True)
@@ -155,8 +169,10 @@ def test_publishing_keeps_the_rest_of_the_readmes_and_changes_nothing_the_second
     assert first.endswith(f"{report.END}\nafter\n")
     assert "old" not in first
     assert (project / "README.zh.md").read_text() == first
+    full = (project / report.FULL).read_text()
+    assert full == f"before\n{report.BEGIN}\n{report.markdown({'one': result()})}{report.END}\nafter\n"
     report.publish(["one"])
-    assert (project / "README.md").read_text() == first
+    assert ((project / "README.md").read_text(), (project / report.FULL).read_text()) == (first, full)
 
 
 def test_publishing_keeps_what_was_not_measured_again_and_leaves_raw_figures_out(project):
@@ -182,13 +198,17 @@ def test_publishing_without_results_or_without_a_place_writes_nothing(project):
     assert not (project / "benchmarks" / "results.json").exists()
 
 
-@pytest.mark.parametrize("name", report.READMES)
-def test_the_readme_has_what_publish_makes_of_the_committed_results(name):
-    page, kept = (artifacts.root() / name).read_text(encoding="utf-8"), report.published()
-    if kept:
-        assert report.inserted(page, report.markdown(kept), name) == page
-    else:
-        assert report.BEGIN not in page
+@pytest.mark.parametrize(
+    ("name", "table"), [(report.FULL, report.markdown), *((name, report.front) for name in report.READMES)]
+)
+def test_the_readmes_have_what_publish_makes_of_the_committed_results(name, table):
+    page = (artifacts.root() / name).read_text(encoding="utf-8")
+    assert report.inserted(page, table(report.published()), name) == page
+
+
+def test_everything_that_the_readmes_are_to_quote_was_measured():
+    table = report.front(report.published())
+    assert [what for what in report.FRONT if f"| {what} | " not in table] == []
 
 
 # The command ----------------------------------------------------------------------------------
