@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from helpers import artifacts, kernel
+from helpers import artifacts, kernel, report
 from helpers.artifacts import size
 
 _SHOWN = ("keras", "tensorflow", "numpy", "pandas", "papermill", "jupyterlab")
@@ -52,7 +52,8 @@ def findings() -> Iterator[Finding]:
     yield Finding("python", f"{platform.python_version()} in {sys.prefix}, {platform.system()} {platform.machine()}")
     yield _packages()
     yield _helpers()
-    yield _kernel()
+    yield _told("kernel", kernel.problem(), f"{kernel.NAME} starts this Python")
+    yield _told("pages", report.problem(), "nbconvert makes them")
     yield _disk()
     yield _data()
     yield _devices()
@@ -97,11 +98,9 @@ def locked_versions() -> dict[str, str]:
     )
 
 
-def _kernel() -> Finding:
-    trouble = kernel.problem()
-    if trouble:
-        return Finding("kernel", trouble, trouble.rpartition(": ")[2].rstrip("."))
-    return Finding("kernel", f"{kernel.NAME} starts this Python")
+def _told(subject: str, trouble: str | None, well: str) -> Finding:
+    """Returns a finding from a sentence that ends with what to do behind its last colon."""
+    return Finding(subject, trouble, trouble.rpartition(": ")[2].rstrip(".")) if trouble else Finding(subject, well)
 
 
 def _disk() -> Finding:

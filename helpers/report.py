@@ -6,6 +6,7 @@ import html
 import io
 import json
 import re
+import sys
 from pathlib import Path
 
 from helpers import artifacts, claims, outcomes, stamp
@@ -69,6 +70,21 @@ details.contents { margin: 0 0 1rem; } details.contents ol { margin: 0.4rem 0; p
 .good { color: var(--good); } .bad { color: var(--bad); }
 nav, footer { font-size: 0.9rem; margin-bottom: 1rem; }
 """
+
+
+def problem() -> str | None:
+    """Returns what keeps pages from being made here, and how to mend it; `None` if nothing does."""
+    import nbformat
+
+    try:
+        page(nbformat.v4.new_notebook(), "")
+    except Exception as error:  # templates that are not where nbconvert looks, a package that is missing
+        reason = " ".join(str(error).split()).rstrip(":.") or type(error).__name__
+        return (
+            f"nbconvert cannot make a page here ({reason}): install it anew into {sys.prefix}, or name the folder "
+            "share/jupyter that has its templates in JUPYTER_PATH."
+        )
+    return None
 
 
 def page(content: "nbformat.NotebookNode", title: str, *, story: bool = False) -> str:  # noqa: F821

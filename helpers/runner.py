@@ -42,13 +42,15 @@ def run(
             trainings of a comparison.
 
     Raises:
-        ValueError: For an unknown notebook, profile, parameter or kernel, a value that a notebook
-            would refuse, or a source that is not there; raised before any work.
+        ValueError: For an unknown notebook, profile, parameter or kernel, a value that a notebook would
+            refuse, a source that is not there, or pages that cannot be made; raised before any work.
         OSError: If the outputs cannot be written, or another run is writing there.
     """
+    from helpers import report
+
     found = notebooks.find()
     chosen, values = plans.make(found, numbers or [], plans.read_profile(profile, found), given or {})
-    if trouble := kernel.problem(kernel_name):
+    if trouble := kernel.problem(kernel_name) or report.problem():
         raise ValueError(trouble)
     _refuse_wrong_sources(chosen, values)
     asked = {plans.number_of(text, found) for text in numbers or []} or set(found)

@@ -278,9 +278,15 @@ def test_doctor_ends_with_what_to_do(monkeypatch, capsys):
 def test_doctor_looks_at_everything(monkeypatch):
     monkeypatch.setattr(doctor, "_DEVICES", "print('CPU, 2 cores')")
     found = {finding.subject: finding for finding in doctor.findings()}
-    assert list(found) == ["python", "packages", "helpers", "kernel", "disk", "data", "devices"]
+    assert list(found) == ["python", "packages", "helpers", "kernel", "pages", "disk", "data", "devices"]
     assert found["data"].mend is None
     assert found["devices"].found == "CPU, 2 cores"
+
+
+def test_doctor_takes_what_to_do_from_behind_the_last_colon():
+    amiss = doctor._told("pages", "cannot be made (none: at all): install it anew.", "are made")
+    assert amiss == doctor.Finding("pages", "cannot be made (none: at all): install it anew.", "install it anew")
+    assert doctor._told("pages", None, "are made") == doctor.Finding("pages", "are made")
 
 
 def test_doctor_sees_a_changed_data_file(project):

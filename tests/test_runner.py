@@ -203,6 +203,15 @@ def test_an_unknown_kernel_is_refused_before_any_work(two):
     assert not artifacts.outputs().exists()
 
 
+def test_pages_that_cannot_be_made_are_refused_before_any_work(two, monkeypatch):
+    from nbconvert.exporters import templateexporter
+
+    monkeypatch.setattr(templateexporter, "jupyter_path", lambda *_: [])  # as after `pip install --target`
+    with pytest.raises(ValueError, match=r"page here \(No template .*\): install it anew into .*JUPYTER_PATH"):
+        runner.run()
+    assert not artifacts.outputs().exists()
+
+
 # Where it is written.
 
 
