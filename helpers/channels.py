@@ -115,7 +115,8 @@ def remove(model: keras.Model, keep: dict[str, np.ndarray]) -> keras.Model:
         A functional model, not compiled.
 
     Raises:
-        ValueError: If a name or a shape is not one of the groups', or a group would keep nothing.
+        ValueError: If a name or a shape is not one of the groups', or a group or one of its producers would
+            keep nothing.
     """
     graph = _Graph(model)
     kept = _kept(graph, keep)
@@ -136,6 +137,27 @@ def remove(model: keras.Model, keep: dict[str, np.ndarray]) -> keras.Model:
             if _kind(layer) == "Normalization":
                 smaller.get_layer(name).finalize_state()  # it computes with constants made from its weights
     return smaller
+
+
+def silence(model: keras.Model, keep: dict[str, np.ndarray]) -> None:
+    """Sets to zero, in place, what makes the channels that `remove` would take out.
+
+    Where what follows keeps a zero, as ReLU does and a sigmoid does not, `remove` then changes no output.
+
+    Args:
+        model: As for `groups`.
+        keep: As for `remove`.
+
+    Raises:
+        ValueError: As `remove` does.
+    """
+    graph = _Graph(model)
+    kept = _kept(graph, keep)
+    for name, layer in graph.layers.items():
+        if type(layer) in (*_PRODUCERS, *_DEPTHWISE) or _kind(layer) == "BatchNormalization":
+            first = 1 if type(layer) in (*_SEPARABLE, *_DEPTHWISE) else 0  # a kernel for each channel that comes in
+            weights, stays = layer.get_weights(), kept[graph.channels(name)]
+            layer.set_weights(weights[:first] + [np.where(stays, part, 0) for part in weights[first:]])
 
 
 def shrink(model: keras.Model, *, share: float, least: int = 1, multiple: int = 1) -> keras.Model:
@@ -162,10 +184,9 @@ def shrink(model: keras.Model, *, share: float, least: int = 1, multiple: int = 
         )
     if least < 1 or multiple < 1:
         raise ValueError(f"least and multiple are numbers of channels from 1; received {least} and {multiple}.")
-    found = scores(model)
+    found, graph, keep = scores(model), _Graph(model), {}
     if not found:
         raise ValueError(f"{model.name} has no channels between its input and its outputs that could be removed.")
-    keep = {}
     for name, score in found.items():
         count = max(len(score) - round(share * len(score)), least)
         if len(score) >= 2 * multiple:
@@ -173,6 +194,10 @@ def shrink(model: keras.Model, *, share: float, least: int = 1, multiple: int = 
         count = min(count, len(score))
         keep[name] = np.zeros(len(score), bool)
         keep[name][np.argsort(score, kind="stable")[len(score) - count :]] = True
+        producers, ids = graph.groups()[name]
+        for own in (np.flatnonzero(np.isin(ids, graph.channels(producer))) for producer in producers):
+            if not keep[name][own].any():  # of each layer the best stays
+                keep[name][own[score[own].argmax()]] = True
     return remove(model, keep)
 
 
@@ -331,7 +356,10 @@ def _mixes(layer: keras.Layer) -> bool:
 
 
 def _kernel(layer: keras.Layer) -> np.ndarray:
-    return _values(layer.pointwise_kernel if type(layer) in _SEPARABLE else layer.kernel)
+    kernel = _values(layer.pointwise_kernel if type(layer) in _SEPARABLE else layer.kernel)
+    if not np.isfinite(kernel).all():
+        raise _beyond(layer, "some of its weights are not finite: the training that made them diverged")
+    return kernel
 
 
 def _values(variable: keras.Variable) -> np.ndarray:
@@ -367,6 +395,9 @@ def _kept(graph: _Graph, keep: dict[str, np.ndarray]) -> np.ndarray:
                 f"booleans of shape {ids.shape} are expected, at least one of them true."
             )
         kept[ids] = mask
+        for producer in found[name][0]:
+            if not kept[graph.channels(producer)].any():
+                raise _beyond(graph.layers[producer], f"of the group {name} it would keep nothing")
     return kept
 
 

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,9 @@ import pandas as pd
 from helpers import artifacts
 from helpers.progress import duration
 from helpers.training import Diverged
+
+# What reading a file may raise whose bytes have changed: zipfile takes some of them for a cipher or another method.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, OSError)
 
 
 class Results(NamedTuple):
@@ -38,7 +42,7 @@ def run(
     settings: pd.DataFrame,
     folder: str | Path,
     *,
-    facts: dict,
+    facts: dict | Callable[[dict], dict],
     verbose: bool = True,
 ) -> Results:
     """Trains once for each row of `settings`, and not again what `folder` holds from before.
@@ -51,8 +55,9 @@ def run(
             `epoch`, and arrays by name to keep beside it.
         settings: One row a run, such as optimizer, learning rate and seed.
         folder: Where the runs are kept.
-        facts: What else decides the outcome: data, network, epochs, versions; JSON values. A run
-            that was kept under other facts, or with another text of `train`, is not used.
+        facts: What else decides the outcome: data, network, epochs, versions; JSON values, or a function
+            that returns them for a row. A run that was kept under other facts, or with another text of
+            `train`, is not used.
         verbose: Whether each run is a line on stderr.
 
     Returns:
@@ -69,8 +74,9 @@ def run(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rows = settings.to_dict("records")
-    facts = {**facts, "train": _text(train)}
-    paths = [folder / f"{_name(row)}-{_digest(row, facts)}.npz" for row in rows]
+    asked = [facts(row) if callable(facts) else facts for row in rows]
+    paths = [folder / f"{_name(row)}-{_digest(row, {**known, 'train': _text(train)})}.npz"
+             for row, known in zip(rows, asked, strict=True)]  # fmt: skip
     histories, arrays, started, trained = [], [], time.perf_counter(), 0
     waiting = sum(not path.exists() for path in paths)
     for row, path in zip(rows, paths, strict=True):
@@ -149,15 +155,15 @@ def _write(path: Path, history: pd.DataFrame, arrays: dict) -> None:
                 f"{name!r}: return an array, or leave it out."
             )
     with artifacts.writing(path) as partial:
-        np.savez(partial, _history=history.to_csv(index=False), **arrays)
+        np.savez(partial, _history=history.to_csv(index=False), _names=sorted(arrays), **arrays)
 
 
 def _read(path: Path) -> tuple[pd.DataFrame, dict] | None:
     try:
         with open(path, "rb") as file, np.load(file) as archive:
             history = pd.read_csv(io.StringIO(str(archive["_history"])), float_precision="round_trip")
-            arrays = {name: archive[name] for name in archive.files if name != "_history"}
-    except (FileNotFoundError, zipfile.BadZipFile, ValueError, KeyError, EOFError):  # damaged: train again
+            arrays = {str(name): archive[str(name)] for name in archive["_names"]}
+    except (FileNotFoundError, *_DAMAGED):  # train again
         return None
     return history, arrays
 

@@ -21,7 +21,7 @@ from matplotlib.transforms import Bbox
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 BASELINE = "#8c8c8c"
 _LONGEST_NAME = 28
-_HALO = [patheffects.withStroke(linewidth=2, foreground="white")]  # a line behind a name leaves it legible
+_HALO = [patheffects.withStroke(linewidth=3, foreground="white")]  # a line behind a name leaves it legible
 
 
 def use_style() -> None:

@@ -488,6 +488,8 @@ def _magnitudes(model: keras.Model, leave: Iterable[str] = ()) -> dict[str, np.n
 def _masks(magnitudes: dict[str, np.ndarray], sparsity: float, scope: str) -> dict[str, np.ndarray]:
     """Returns masks without the smallest magnitudes; the largest of each kernel stays."""
     _check_sparsity(sparsity)
+    if wrong := [name for name, part in magnitudes.items() if not np.isfinite(part).all()]:
+        raise ValueError(f"Some weights of {wrong[0]} are not finite: the training that made them diverged.")
     flat = {name: part.ravel().copy() for name, part in magnitudes.items()}
     if scope == "lamp":  # what is masked already has a magnitude of -1
         flat = {name: np.where(part < 0, -1, lamp_scores(np.maximum(part, 0))) for name, part in flat.items()}

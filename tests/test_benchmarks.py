@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import batch, duplicates, prediction, report, results, serving, side_by_side, workbook
+from benchmarks import batch, duplicates, prediction, report, results, seeds, serving, side_by_side, workbook
 from helpers import artifacts, cleaning
 
 MACHINE = {"processor": "a <processor>", "cores": 2, "system": "Linux", "versions": {"Python": "3.11.7"}}
@@ -204,6 +204,14 @@ def test_publishing_without_results_or_without_a_place_writes_nothing(project):
 def test_the_readmes_have_what_publish_makes_of_the_committed_results(name, table):
     page = (artifacts.root() / name).read_text(encoding="utf-8")
     assert report.inserted(page, table(report.published()), name) == page
+
+
+def test_seeds_that_cost_more_than_a_tenth_above_their_steps_miss_a_goal(monkeypatch):
+    for restarted, held in ((1.05, True), (1.2, False)):
+        runs = [{"steps": 1.0, "restarted": restarted, "new": 2.0}] * 3
+        monkeypatch.setattr(side_by_side, "run", lambda *_, runs=runs, **__: {"seeds": runs})
+        [goal] = seeds.measure(repeats=3).goals
+        assert (goal["held"], goal["measured"]) == (held, restarted)
 
 
 def test_everything_that_the_readmes_are_to_quote_was_measured():

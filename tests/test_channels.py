@@ -290,6 +290,30 @@ def test_removing_channels_that_are_zero_leaves_the_outputs_equal(build):
     assert smaller.output_shape == model.output_shape
 
 
+@pytest.mark.parametrize("build", FOLLOWERS, ids=lambda build: build.__name__)
+def test_silenced_channels_can_be_removed_and_the_outputs_stay_equal(build):
+    model = _awake(build)
+    before = _outputs(model)
+    keep = {group.name: np.arange(group.channels) % 3 != 1 for group in channels.groups(model)}
+    channels.silence(model, keep)
+    silenced = _outputs(model)
+    assert not np.allclose(silenced, before)
+    _assert_equal(_outputs(channels.remove(model, keep)), silenced)
+
+
+@pytest.mark.parametrize("first", [
+    [layers.Conv2D(4, 3), layers.Conv2D(8, 3), layers.BatchNormalization()],
+    [layers.BatchNormalization(), layers.Conv2D(4, 3)], [layers.SeparableConv2D(4, 3)],
+    [layers.Flatten(), layers.Dense(4), layers.Dense(6), layers.BatchNormalization()],
+], ids=["no_normalization_behind", "normalized_input", "separable", "dense"])  # fmt: skip
+def test_the_first_group_of_any_graph_can_be_silenced(first):
+    model = keras.Sequential([keras.Input((8, 8, 1)), *first, layers.Flatten(), layers.Dense(3)])
+    group = channels.groups(model)[0]
+    keep = {group.name: np.arange(group.channels) % 2 == 0}
+    channels.silence(model, keep)
+    _assert_equal(_outputs(channels.remove(model, keep)), _outputs(model))
+
+
 @settings(max_examples=12)
 @given(st.sampled_from(list(FOLLOWERS)), st.integers(0, 1000))
 def test_the_smaller_model_is_the_larger_without_the_effect_of_those_channels(build, seed):
@@ -410,6 +434,35 @@ def test_a_graph_that_is_beyond_it_names_layer_and_class(part, message):
     for ask in (channels.groups, channels.scores, lambda model: channels.shrink(model, share=0.5)):
         with pytest.raises(ValueError, match=message):
             ask(model)
+
+
+def _side_by_side():
+    inputs = keras.Input((4, 4, 2))
+    strong = layers.Conv2D(4, 1, name="strong", kernel_initializer="ones")(inputs)
+    weak = layers.Conv2D(4, 1, name="weak", kernel_initializer=keras.initializers.Constant(0.01))(strong)
+    both = layers.Concatenate()([strong, weak])
+    added = layers.Add()([both, layers.Conv2D(8, 1, name="sum", kernel_initializer="zeros")(inputs)])
+    return keras.Model(inputs, layers.Dense(2)(layers.Flatten()(added)))
+
+
+def test_of_each_layer_of_a_group_something_stays():
+    model = _side_by_side()
+    [group] = channels.groups(model)
+    smaller = channels.shrink(model, share=0.5)
+    assert [smaller.get_layer(name).filters for name in ("strong", "weak", "sum")] == [4, 1, 5]
+    without_weak = {group.name: np.arange(8) >= 4}  # the group has them in the order in which they met
+    for change in (channels.remove, channels.silence):
+        with pytest.raises(ValueError, match=r"layer weak \(Conv2D\): of the group strong it would keep nothing"):
+            change(model, without_weak)
+
+
+def test_weights_that_are_not_finite_have_no_score():
+    model = _classic()
+    weights = model.get_weights()
+    weights[0][0, 0, 0, 0] = np.nan
+    model.set_weights(weights)
+    with pytest.raises(ValueError, match="some of its weights are not finite: the training that made them diverged"):
+        channels.shrink(model, share=0.5)
 
 
 def test_convolutions_of_several_groups_and_other_axes_are_refused():

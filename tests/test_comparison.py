@@ -82,6 +82,32 @@ def test_runs_of_other_facts_and_damaged_ones_are_trained_again(tmp_path):
     assert len(trained) == 3
 
 
+def test_facts_of_a_row_alone_decide_about_its_runs(tmp_path):
+    trained, settings = [], {"adam": 0.9, "lion": 0.5}
+    for _ in range(2):
+        comparison.run(counted(trained), SETTINGS, tmp_path, facts=lambda row: {"momentum": settings[row["optimizer"]]})
+    assert len(trained) == 3
+    settings["lion"] = 0.6
+    comparison.run(counted(trained), SETTINGS, tmp_path, facts=lambda row: {"momentum": settings[row["optimizer"]]})
+    assert trained[3:] == [("lion", 0.1, 3)]
+
+
+def test_a_run_with_any_byte_changed_is_trained_again_or_comes_back_equal(tmp_path):
+    comparison.run(trial, SETTINGS[:1], tmp_path, facts={}, verbose=False)
+    [path] = tmp_path.iterdir()
+    history, arrays = comparison._read(path)
+    whole, again = path.read_bytes(), []
+    for place in range(len(whole)):
+        for flip in (1, 128):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
+            found = comparison._read(path)
+            again.append(found is None)
+            if found is not None:
+                assert found[0].equals(history)
+                assert {name: kept.tolist() for name, kept in found[1].items()} == {"right": arrays["right"].tolist()}
+    assert 0.5 < np.mean(again) < 1
+
+
 def test_a_changed_training_is_trained_again(tmp_path):
     def other(**row):
         return trial(**{**row, "learning_rate": 0.4})

@@ -391,6 +391,15 @@ def test_two_replicas_keep_the_same_zeros():
 # ── saying no ───────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.parametrize("masks", [pruning.layer_masks, pruning.global_masks, pruning.lamp_masks])
+def test_weights_that_are_not_finite_are_refused_by_the_name_of_their_layer(masks):
+    dense = [keras.layers.Dense(2, name=name) for name in ("first", "last")]
+    model = keras.Sequential([keras.Input((3,)), *dense])
+    model.get_layer("last").kernel.assign([[1.0, np.nan], [0.0, 2.0]])
+    with pytest.raises(ValueError, match="Some weights of last.* are not finite: the training that made them diverged"):
+        masks(model, 0.5)
+
+
 @pytest.mark.parametrize("sparsity", [80, 1, 1.0, -0.1, float("nan")])
 def test_a_sparsity_out_of_range_is_named(sparsity):
     model = _nested_once()
