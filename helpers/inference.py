@@ -150,6 +150,10 @@ def load(path: str | Path, *, threads: int | None = None, call: str = "predict",
     batch = max(1, min(batch, batch * 784 // int(np.prod(shape))))
     batch = batch if batch == 1 or _takes_two(run, shape) else 1
     name = "Keras call" if runtime == "Keras" and call == "direct" else runtime
+    if runtime == "Keras":
+        import keras  # the runtime has loaded it
+
+        name += "" if keras.backend.backend() == "tensorflow" else f" on {keras.backend.backend()}"
     return Predictor(path, name, shape, logits.shape[1], run, batch)
 
 

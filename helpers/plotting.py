@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import matplotlib
 import numpy as np
 from cycler import cycler
-from matplotlib import patheffects
+from matplotlib import font_manager, patheffects
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,13 +21,21 @@ from matplotlib.transforms import Bbox
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 BASELINE = "#8c8c8c"
 _LONGEST_NAME = 28
+_CJK = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
+        "Droid Sans Fallback", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei")  # fmt: skip
 _HALO = [patheffects.withStroke(linewidth=3, foreground="white")]  # a line behind a name leaves it legible
 
 
 def use_style() -> None:
-    """Sets Matplotlib's defaults to the style of the workbook; call it once in a notebook's set-up."""
+    """Sets Matplotlib's defaults to the style of the workbook; call it once in a notebook's set-up.
+
+    Names that Matplotlib's own font cannot write, such as Chinese ones, are drawn with the first of the
+    usual fonts for them that is installed.
+    """
+    installed = {font.name for font in font_manager.fontManager.ttflist}
     matplotlib.rcParams.update(
         {
+            "font.family": ["DejaVu Sans", *(name for name in _CJK if name in installed)],
             "figure.figsize": (6, 3.5),
             "figure.dpi": 100,
             "figure.constrained_layout.use": True,

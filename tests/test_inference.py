@@ -557,6 +557,17 @@ def test_a_keras_model_is_measured_by_predict_and_by_a_call(tmp_path):
 
 
 @slow
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_keras_model_gives_the_same_answers_on_another_backend(backend, tmp_path):
+    pytest.importorskip(backend)
+    model = models.better_cnn((8, 8, 1), 3, width=4)
+    path, pictures = training.save(model, tmp_path / "m.keras"), _pictures(20, (8, 8, 1))
+    found = inference.measure(path, pictures, repeats=3, throughput_pictures=20, backend=backend)
+    assert found.runtime == f"Keras on {backend}"
+    np.testing.assert_allclose(found.logits, training.logits(model, pictures), rtol=1e-3, atol=1e-3)
+
+
+@slow
 def test_a_measurement_says_what_is_wrong_with_the_file(tmp_path, hand):
     with pytest.raises(FileNotFoundError, match="There is no model"):
         inference.measure(tmp_path / "m.onnx", _pictures(2))

@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import font_manager
 from matplotlib import pyplot as plt
 
 from helpers import artifacts, plotting
@@ -108,6 +109,16 @@ def test_grid_scales_whole_numbers_to_255_and_floats_to_1_and_limits_to_what_the
     colour = plotting.image_grid([np.full((2, 2, 3), 255, np.uint8)])[0, 0].images[0].get_array()
     assert colour.max() == 1
     assert plotting.image_grid([whole > 0])[0, 0].images[0].get_clim() == (0, 1)  # a mask is black and white
+
+
+@pytest.mark.skipif(
+    not set(plotting._CJK) & {font.name for font in font_manager.fontManager.ttflist}, reason="no Chinese font here"
+)
+def test_chinese_names_are_drawn_where_there_is_a_font_for_them(recwarn):
+    plotting.use_style()
+    axes = plotting.image_grid(np.zeros((1, 4, 4, 1), np.uint8), ["鞋子"])
+    plotting.png(axes)
+    assert [str(one.message) for one in recwarn if "missing from font" in str(one.message)] == []
 
 
 def test_grid_of_nothing_is_an_empty_figure(published):
