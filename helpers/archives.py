@@ -33,6 +33,7 @@ class ArchiveSource:
         path: The archive.
         title: What to call it in `describe`; its name if not given.
         limits: How much is believed of it.
+        on_damage: Called when `records` comes upon damage that ends the reading.
 
     Raises:
         SourceError: If it is neither a zip nor a tar archive.
@@ -40,9 +41,16 @@ class ArchiveSource:
 
     classes = None
 
-    def __init__(self, path: str | Path, *, title: str = "", limits: Limits = DEFAULT_LIMITS):
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        title: str = "",
+        limits: Limits = DEFAULT_LIMITS,
+        on_damage: Callable[[], None] = lambda: None,
+    ):
         self.findings: list[Finding] = []
-        self._path, self._limits = Path(path), limits
+        self._path, self._limits, self._on_damage = Path(path), limits, on_damage
         self._title = title or printable(self._path.name)
         self._members = self._zip_members if self._is_zip() else self._tar_members
 
@@ -140,6 +148,7 @@ class ArchiveSource:
         except SourceError:
             raise
         except _BROKEN as error:
+            self._on_damage()
             why = printable(str(error))[:120].rstrip(".") or type(error).__name__
             raise SourceError(
                 f"{self._title} is damaged or cut short ({why}): fetch or pack it again."

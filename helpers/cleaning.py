@@ -22,6 +22,7 @@ from helpers.sources import Collection
 _CHUNK_BYTES = 32 * 2**20  # of pictures, or of pairs of pictures, that are looked at at a time
 _CLEAR_MAJORITY = 0.9  # share of pictures above which those that differ are odd
 VERDICTS = ("keep", "drop")
+_OF_A_CLASS = ("tiny class", "absent class", "alike classes")  # findings whose name is that of a class
 SPARED = ("exact duplicate", "near-duplicate", "two labels", "two splits", "blank")  # in a published test set
 
 
@@ -54,7 +55,7 @@ def inspect(
     findings = pd.concat(
         [
             collection.findings,
-            missing_labels(names, labels),
+            missing_labels(names, labels, splits),
             is_blank,
             saturated_pictures(names, images, share=saturated),
             odd_sizes(names, collection.originals, collection.images.shape[1:3]),
@@ -64,6 +65,7 @@ def inspect(
             contradictions(names, labels, same, content),
             leaks(names, content, np.where(labels == "", "", splits)),  # those without a label go anyway
             tiny_classes(labels),
+            alike_classes(labels),
         ],
         ignore_index=True,
     )
@@ -71,7 +73,8 @@ def inspect(
     spared = in_test & (findings["action"] == "drop") & findings["kind"].isin(SPARED)
     findings.loc[spared, "action"] = "review"
     findings.loc[spared, "detail"] += "; kept, because a published test set stays whole"
-    return findings, content
+    stays = kept(len(images), findings)
+    return pd.concat([findings, absent_classes(labels[stays], splits[stays])], ignore_index=True), content
 
 
 def kept(count: int, findings: pd.DataFrame) -> np.ndarray:
@@ -100,13 +103,13 @@ def decide(findings: pd.DataFrame, decisions: dict[str, str]) -> pd.DataFrame:
     decided = findings.copy()
     for name, verdict in decisions.items():
         named = findings["name"] == name
-        own = named & (findings["kind"] != "tiny class")  # whose name is that of the class
+        own = named & ~findings["kind"].isin(_OF_A_CLASS)
         if not named.any():
             raise ValueError(f"There is no finding about {name!r}: judge those that are there, or mend its name.")
         if not own.any():
             raise ValueError(
-                f"{name!r} is a class of few pictures, and a verdict is about one picture: "
-                "bring more pictures of it, or take it out of the source."
+                f"{name!r} is a class, and a verdict is about one picture: mend the class in the source "
+                "(bring more pictures of it, give it one name, or take it out)."
             )
         if verdict not in VERDICTS:
             raise ValueError(f"The verdict on {name!r} is {verdict!r}: it must be {' or '.join(VERDICTS)}.")
@@ -119,6 +122,12 @@ def decide(findings: pd.DataFrame, decisions: dict[str, str]) -> pd.DataFrame:
         decided.loc[own, "action"] = "drop" if verdict == "drop" else "review"
         decided.loc[own, "detail"] += "; so you decided"
     return decided
+
+
+def write_findings(path: str | Path, findings: pd.DataFrame) -> None:
+    """Writes findings as a CSV file, one a row (columns as in `records.Finding`), whole or not at all."""
+    with artifacts.writing(path) as partial:
+        findings.to_csv(partial, index=False)
 
 
 def write_decisions(path: str | Path, decisions: dict[str, str]) -> None:
@@ -143,10 +152,12 @@ def read_decisions(path: str | Path) -> dict[str, str]:
         raise ValueError(f"{path} is no table with the columns name and verdict ({error}).") from None
 
 
-def missing_labels(names: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
-    """Finds pictures without a label (`""`)."""
+def missing_labels(names: np.ndarray, labels: np.ndarray, splits: np.ndarray | None = None) -> pd.DataFrame:
+    """Finds pictures without a label (`""`), and says whether they are in none of the published splits either."""
     rows = np.flatnonzero(labels == "")
-    return _table(Finding(names[row], "missing label", "drop", "has no label", row=row) for row in rows)
+    beside = np.zeros(len(labels), bool) if splits is None else (splits == "") & (splits != "").any()
+    why = np.where(beside, "has no label and is in no published split", "has no label")
+    return _table(Finding(names[row], "missing label", "drop", str(why[row]), row=row) for row in rows)
 
 
 def blank_pictures(names: np.ndarray, images: np.ndarray, *, limit: float = 2.0) -> pd.DataFrame:
@@ -211,6 +222,37 @@ def tiny_classes(labels: np.ndarray, *, least: int = 3) -> pd.DataFrame:
         Finding(str(value), "tiny class", "review", f"{why}{count}")
         for value, count in zip(values, counts, strict=True)
         if count < least
+    )
+
+
+def absent_classes(labels: np.ndarray, splits: np.ndarray) -> pd.DataFrame:
+    """Finds classes that one of the published splits has no picture of: they are never learned, or never graded.
+
+    Args:
+        labels: Class name of each picture, `""` where there is none.
+        splits: Published split of each, shape alike; one without any is on the side of training.
+    """
+    if not (splits != "").any():
+        return _table([])
+    sides = np.where(splits == "", "train", splits)
+    classes = np.unique(labels[labels != ""])
+    return _table(
+        Finding(str(name), "absent class", "review", f"is left with no picture in {side}")
+        for side in ("train", "validation", "test")
+        if side == "train" or side in sides
+        for name in np.setdiff1d(classes, labels[sides == side])
+    )
+
+
+def alike_classes(labels: np.ndarray) -> pd.DataFrame:
+    """Finds classes whose names differ only in case: they may be one class, spelt in two ways."""
+    spellings: dict[str, list[str]] = {}
+    for name in np.unique(labels[labels != ""]).tolist():
+        spellings.setdefault(name.casefold(), []).append(name)
+    return _table(
+        Finding(first, "alike classes", "review", f"differs only in case from {' and '.join(others)}")
+        for first, *others in spellings.values()
+        if others
     )
 
 

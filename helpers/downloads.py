@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -40,7 +40,8 @@ def download(
             run left there is continued.
         sha256: Its checksum in hexadecimal, if you know it.
         limits: `total_bytes` is the largest file that is fetched.
-        attempts: How often to try before giving up.
+        attempts: How often to try before giving up; an attempt that gets further than all before it is the
+            first again.
         pause: Seconds before the second attempt; they double with each.
 
     Returns:
@@ -62,6 +63,7 @@ def download(
         stop=tenacity.stop_after_attempt(attempts),
         wait=tenacity.wait_exponential(multiplier=pause, max=30),
         retry=tenacity.retry_if_exception_type((requests.ConnectionError, requests.Timeout, _Interrupted)),
+        after=_Progress(target),
         reraise=True,
     )
     with _alone(folder):
@@ -116,6 +118,28 @@ def _kept(target: Path, largest: int) -> str:
         return ""
 
 
+def _part(target: Path) -> tuple[Path, Path]:
+    return target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
+
+
+def _had(target: Path) -> int:
+    """Returns how many bytes of a file an attempt may take up."""
+    part, note = _part(target)
+    return part.stat().st_size if part.exists() and note.exists() else 0
+
+
+class _Progress:
+    """Sees after each attempt how far it got, and numbers one that got further than all before as the first."""
+
+    def __init__(self, target: Path):
+        self._target, self._most = target, _had(target)
+
+    def __call__(self, state: tenacity.RetryCallState) -> None:
+        had = _had(self._target)
+        if had > self._most:
+            self._most, state.attempt_number = had, 1
+
+
 class _Interrupted(Exception):
     """The server stopped early or is busy; worth another attempt."""
 
@@ -130,6 +154,14 @@ def _range(response: requests.Response) -> tuple[int, int]:
     return (int(told[1]), int(told[2])) if told else (-1, 0)
 
 
+def _version(headers: Mapping[str, str]) -> str:
+    """Returns the ETag or the time of change that stands for each byte of a file, or `""` where none does."""
+    etag, changed = headers.get("ETag", ""), headers.get("Last-Modified", "")
+    if etag and not etag.startswith("W/"):  # a weak one may be that of two files which mean the same
+        return etag
+    return changed if changed != headers.get("Date") else ""  # a file may change twice in a second
+
+
 def _cause(error: Exception, url: str) -> str:
     # urllib3 says what happened below its pools and retries; the address, and a query, may hold secrets.
     cause = getattr(error.args[0] if error.args else None, "reason", None) or error
@@ -142,8 +174,8 @@ def _fetch(url: str, target: Path, largest: int) -> str:
 
     Returns the version that the server names, an ETag or a time, or `""`.
     """
-    part, note = target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
-    have = part.stat().st_size if part.exists() and note.exists() else 0
+    part, note = _part(target)
+    have = _had(target)
     headers, kept = {"Accept-Encoding": "identity"}, ""
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": json.loads(note.read_text())["version"]}
@@ -166,11 +198,10 @@ def _fetch(url: str, target: Path, largest: int) -> str:
             if start != have:
                 part.unlink(missing_ok=True)
                 raise _Interrupted("the server sent another part of the file than it was asked for")
-        version = response.headers.get("ETag", "") or response.headers.get("Last-Modified", "")
+        version = headers["If-Range"] if start else _version(response.headers)  # a part need not name it again
         note.unlink(missing_ok=True)
         if not start:  # before the note: a part must never stand beside the version of another file
             part.unlink(missing_ok=True)
-        version = "" if version.startswith("W/") else version
         if version:
             artifacts.write_json(note, {"version": version})
         written = start

@@ -23,11 +23,11 @@ from helpers.records import (
 class FolderSource:
     """A folder tree with a class a folder.
 
-    The class is the first folder below the root; deeper folders only group pictures. If the folders
-    below the root are all named after splits (`train`, `val`, `test`), they are taken for published
-    splits, and the class is the folder below them. Every file counts as a picture, whatever its
-    name; those that are none become findings. Names that begin with a dot are passed over, links
-    are followed only to files inside the root.
+    The class is the first folder below the root; deeper folders only group pictures. Folders named
+    after splits (`train`, `val`, `test`) are taken for published splits, and the class is the folder
+    below them; `records.layout` has the rule. Every file counts as a picture, whatever its name; those
+    that are none become findings. Names that begin with a dot are passed over, links are followed only
+    to files inside the root.
 
     Args:
         root: The folder.

@@ -13,12 +13,23 @@ import numpy as np
 from helpers import cleaning, sources
 from helpers.rehearsal import encode
 
+_OUTSIDE = ("../../up.png", "/etc/up.png")  # names in an archive that lead out of it
+_OWNED = "owned"  # the file that scripts would write, were they run
+
 
 class Attack(NamedTuple):
-    """One hostile source: what it is, and what `sources.open_source` is to be given."""
+    """One hostile source.
+
+    Attributes:
+        what: What it is.
+        source: What `sources.open_source` is to be given.
+        says: Words that all stand in the findings, or in the sentence, that are the right answer.
+        query: The query, for a database.
+    """
 
     what: str
     source: str
+    says: tuple[str, ...]
     query: str = ""
 
 
@@ -33,7 +44,7 @@ def attacks(folder: Path, url: str, database: str) -> list[Attack]:
     folder.mkdir(parents=True, exist_ok=True)
     fine = encode(np.arange(64, dtype=np.uint8).reshape(8, 8))
     with zipfile.ZipFile(folder / "names.zip", "w") as archive:
-        for name in ("../../up.png", "/etc/up.png", "cat/fine.png"):
+        for name in (*_OUTSIDE, "cat/fine.png"):
             archive.writestr(name, fine)
         link = zipfile.ZipInfo("cat/link.png")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
@@ -46,8 +57,8 @@ def attacks(folder: Path, url: str, database: str) -> list[Attack]:
     trees = {
         "huge": {"cat/huge.png": _png_header(50_000, 50_000), "cat/fine.png": fine},
         "disguised": {
-            "cat/drawing.png": b"<svg onload='alert(1)'/>", "cat/run.png": b"#!/bin/sh\ntouch owned\n",
-            "cat/page.png": b"%!PS\n(owned) (w) file\n", "cat/empty.png": b"", "cat/fine.png": fine,
+            "cat/drawing.png": b"<svg onload='alert(1)'/>", "cat/run.png": f"#!/bin/sh\ntouch {_OWNED}\n".encode(),
+            "cat/page.png": f"%!PS\n({_OWNED}) (w) file\n".encode(), "cat/empty.png": b"", "cat/fine.png": fine,
         },
         "named": {"鞋/line\nbreak.png": fine, "cat/\u202egnp.exe": b"MZ"},
         "single": {"cat/1.png": fine, "dog/nothing.txt": b"none here"},
@@ -62,21 +73,35 @@ def attacks(folder: Path, url: str, database: str) -> list[Attack]:
     if not outside.is_symlink():
         os.symlink(folder / "huge" / "cat" / "fine.png", outside)
     return [
-        Attack("zip with ../, absolute and linked names", str(folder / "names.zip")),
-        Attack("zip bomb: 100 MB in 100 kB", str(folder / "bomb.zip")),
-        Attack("half a zip", str(folder / "half.zip")),
-        Attack("picture of 50,000 x 50,000", str(folder / "huge")),
-        Attack("SVG, script, PostScript and nothing, all named .png", str(folder / "disguised")),
-        Attack("file names with a line break, in Chinese, written backwards", str(folder / "named")),
-        Attack("class of one picture, class of none, link that leads out", str(folder / "single")),
-        Attack("folder with nothing in it", str(folder / "none")),
-        Attack("folder that is not there", str(folder / "nowhere")),
-        Attack("query that returns no rows", database, "SELECT picture, label FROM pictures WHERE id < 0"),
-        Attack("query with the wrong columns", database, "SELECT label, name FROM pictures"),
-        Attack("query that deletes", database, "DELETE FROM pictures"),
-        Attack("URL that answers 404", f"{url}/nowhere.zip"),
-        Attack("URL with half a file", f"{url}/half.zip"),
-    ]
+        Attack("zip with ../, absolute and linked names", str(folder / "names.zip"),
+               ("1 collected", *(f"{name}: leads out" for name in _OUTSIDE), "cat/link.png: is a link")),
+        Attack("zip bomb: 100 MB in 100 kB", str(folder / "bomb.zip"), ("looks like a decompression bomb",)),
+        Attack("half a zip", str(folder / "half.zip"), ("cut short",)),
+        Attack("picture of 50,000 x 50,000", str(folder / "huge"),
+               ("1 collected", "cat/huge.png: has more than the 50,000,000 pixels allowed")),
+        Attack("SVG, script, PostScript and nothing, all named .png", str(folder / "disguised"),
+               ("1 collected", "g.png: is an SVG", "run.png: is a script", "page.png: is a PostScript",
+                "empty.png: is empty")),
+        Attack("file names with a line break, in Chinese, written backwards", str(folder / "named"),
+               ("1 collected", "cat/\\u202egnp.exe: is a program")),
+        Attack("class of one picture, class of none, link that leads out", str(folder / "single"),
+               ("1 collected", "cat/outside.png: leads out of its folder", "dog/nothing.txt: is not a picture")),
+        Attack("folder with nothing in it", str(folder / "none"), ("No picture in the folder none",)),
+        Attack("folder that is not there", str(folder / "nowhere"), ("There is no",)),
+        Attack("query that returns no rows", database, ("returned no rows",),
+               "SELECT picture, label FROM pictures WHERE id < 0"),
+        Attack("query with the wrong columns", database, ("column label holds str",),
+               "SELECT label, name FROM pictures"),
+        Attack("query that deletes", database, ("must be one SELECT",), "DELETE FROM pictures"),
+        Attack("URL that answers 404", f"{url}/nowhere.zip", ("answered 404",)),
+        Attack("URL with half a file", f"{url}/half.zip", ("cut short",)),
+    ]  # fmt: skip
+
+
+def targets(folder: Path) -> list[Path]:
+    """Returns the files outside that `attacks(folder, …)` would write, were a name or a script in them obeyed."""
+    starts = (Path.cwd(), folder)  # where a script runs, and where an archive is unpacked
+    return sorted({(start / name).resolve() for start in starts for name in (*_OUTSIDE, _OWNED)})
 
 
 def answer(attack: Attack, *, hide: dict[str, str]) -> str:

@@ -3,7 +3,7 @@
 import threading
 import warnings
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from io import BytesIO
 from itertools import chain
 from typing import TypeVar
@@ -17,8 +17,11 @@ Result = TypeVar("Result")
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # decoded inside Pillow; none starts a program
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
 _ONE_AT_A_TIME = threading.Lock()  # what `catch_warnings` puts back is the whole process's
+_LARGE = 4_000_000  # pixels; decoding takes up to 20 bytes for each
+_ONE_LARGE = threading.Lock()  # is held while such a picture is decoded, or each core would decode one
 _WORTH_A_THREAD = 10_000  # bytes of an encoded picture; smaller ones are decoded before a thread has them
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lie on their side
+_TELLING = frozenset({"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"})  # keys of `info` for it
 _BEGINNINGS = {
     b"": "is empty (0 bytes)",
     b"<svg": "is an SVG drawing, which has no pixels",
@@ -87,18 +90,41 @@ def upright(image: Image.Image, at_least: tuple[int, int] | None = None) -> Imag
         at_least: Height and width that the caller will scale it down to: a JPEG is then decoded
             at an eighth, a quarter or half its size where that is enough, which is much faster.
     """
+    return _decoded(image, at_least, _eight_bits)
+
+
+def fitted(image: Image.Image, size: tuple[int, int], channels: int) -> np.ndarray:
+    """Decodes what `header` opened and brings it to size; arguments, result and errors as for `upright` and `fit`."""
+    return _decoded(image, size, lambda whole: fit(_eight_bits(whole), size, channels))
+
+
+def _decoded(
+    image: Image.Image, at_least: tuple[int, int] | None, finish: Callable[[Image.Image], Result]
+) -> Result:
+    """Decodes what `header` opened and returns what `finish` makes of it; of large pictures one at a time."""
     assert not ImageFile.LOAD_TRUNCATED_IMAGES, "a library has told Pillow to accept half pictures"
     try:
+        stored = image.width * image.height
         if at_least is not None and image.format == "JPEG":
             side = 2 * max(at_least)  # square: the picture may lie on its side
             image.draft(None, (side, side))
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return _eight_bits(image)
+        held = image.width * image.height
+        if image.info.get("progressive"):
+            held = max(held, stored // 3)  # its coefficients, 6 bytes a pixel, whatever size it is decoded at
+        if held <= _LARGE:
+            return finish(_loaded(image))
+        with _ONE_LARGE, ThreadPoolExecutor(1) as alone:  # a thread may keep for itself what it has freed
+            return alone.submit(lambda: finish(_loaded(image))).result()
     except UnreadablePicture:
         raise
     except Exception as error:  # as above: decoders of damaged data raise almost anything
         raise UnreadablePicture(_reason(error)) from error
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def fit(image: Image.Image, size: tuple[int, int], channels: int) -> np.ndarray:
@@ -147,9 +173,12 @@ def in_threads(work: Callable[[Record], Result], records: list[Record], pool: Ex
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Returns the height and width that an opened picture has once its EXIF orientation is applied."""
-    # Pillow turns a TIFF by itself; a PNG would have to be decoded to be asked.
+    asked = image if image.format in ("JPEG", "MPO", "WEBP") else None  # Pillow turns a TIFF by itself
+    if image.format == "PNG" and _TELLING & image.info.keys():
+        asked = Image.new("1", (1, 1))  # a PNG would decode its pixels, to look behind them as well
+        asked.info = image.info
     try:
-        lying = image.format in ("JPEG", "MPO", "WEBP") and image.getexif().get(_ORIENTATION, 1) in range(5, 9)
+        lying = asked is not None and asked.getexif().get(_ORIENTATION, 1) in range(5, 9)
     except Exception:  # damaged EXIF makes Pillow raise whatever it stumbles over: `upright` says what is amiss
         lying = False
     return image.size if lying else image.size[::-1]
@@ -179,7 +208,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
             return Image.fromarray(values.astype(np.uint8))
         return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = _convert(image, "RGBA")
         grey = image.getchannel("R").tobytes() == image.getchannel("G").tobytes() == image.getchannel("B").tobytes()
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("L" if grey else "RGB")

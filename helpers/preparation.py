@@ -28,7 +28,7 @@ def prepare(
 
     Args:
         source: What `sources.open_source` takes.
-        folder: Where to write the data set; it appears whole or not at all.
+        folder: Where to write the data set; it appears whole or not at all, and then `findings.csv` in it.
         query: For a database: the SELECT that yields bytes and label.
         size: Height and width; found out from the pictures if not given.
         channels: 1 or 3; found out as well if not given.
@@ -48,17 +48,20 @@ def prepare(
     rows = cleaning.kept(len(collection.images), findings)
     labels, classes = encode_labels(collection, rows)
     splits = split(labels, collection.splits[rows], content[rows], validation=validation, test=test, seed=seed)
-    return data.write(
+    written = data.write(
         folder,
         chunks(collection.images, rows),
         labels,
         classes,
         splits,
-        parameters={"query": query, "validation": validation, "test": test, "seed": seed},
+        parameters={"SOURCE": records.public(source), "query": query, "validation": validation, "test": test,
+                    "seed": seed},
         made_by="helpers.preparation",
         source=opened.describe(),
         findings=findings["kind"].value_counts().sort_index().to_dict(),
-    )
+    )  # fmt: skip
+    cleaning.write_findings(written / "findings.csv", findings)
+    return written
 
 
 def prepared(source: str, folder: str | Path, *, seed: int = 0) -> data.DataSet:

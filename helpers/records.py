@@ -18,6 +18,7 @@ _SPLITS = {
     "dev": "validation",
     "test": "test",
     "testing": "test",
+    "tests": "test",
 }
 
 
@@ -99,7 +100,8 @@ class Layout(NamedTuple):
         folders = parts[self.skip : -1]
         split = None
         if self.has_splits and folders:
-            split, folders = _SPLITS[folders[0].lower()], folders[1:]
+            split = _SPLITS.get(folders[0].lower())
+            folders = folders[1:] if split else ()  # what lies beside the splits is of no class
         return clean_label(folders[0] if folders else None), split
 
 
@@ -108,7 +110,9 @@ def layout(paths: Iterable[tuple[str, ...]]) -> Layout:
 
     The class is the first folder below the root; folders below it only group pictures. Two levels
     may lie above it: one folder that wraps all the others, as archives often have (a licence may lie
-    beside them), and then folders that are all named after splits (`train`, `val`, `test` and the like).
+    beside them), and then folders named after splits (`train`, `val`, `test` and the like). They are taken
+    for splits if all are, or if two splits or more have folders of their own: a picture that lies beside
+    these then has neither label nor split.
 
     Args:
         paths: Path of each file, relative to the root, as its parts.
@@ -121,12 +125,19 @@ def layout(paths: Iterable[tuple[str, ...]]) -> Layout:
     """
     # For each number of leading folders skipped: the folders found there, and the depth of files below.
     tops: tuple[set, set] = (set(), set())
+    published: dict[tuple[str, ...], set] = {}  # of a folder, the splits named in it that have folders of their own
     deepest = 0
     for parts in paths:
         deepest = max(deepest, len(parts))
         for skip in (0, 1):
             if len(parts) > skip + 1:
                 tops[skip].add(parts[skip].lower())
+            if len(parts) > skip + 2 and (split := _SPLITS.get(parts[skip].lower())):
+                published.setdefault(parts[:skip], set()).add(split)
+    if len(published.pop((), ())) > 1:
+        return Layout(0, True)
+    if len(published) == 1 and len(*published.values()) > 1:  # two such folders are classes, with splits as groups
+        return Layout(1, True)
     wrapped = len(tops[0]) == 1 and deepest >= 3 and not tops[0] <= _SPLITS.keys()
     skip = int(wrapped)
     has_splits = bool(tops[skip]) and tops[skip] <= _SPLITS.keys() and deepest - skip >= 3

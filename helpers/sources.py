@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 import tempfile
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
-from helpers import artifacts, folders, idx, pictures
+from helpers import artifacts, folders, idx, pictures, processor
 from helpers.pictures import UnreadablePicture, decode
 from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError, counted, printable, public, shortened
 
@@ -73,10 +72,11 @@ def open_source(source: str = "", *, query: str = "", limits: Limits = DEFAULT_L
         from helpers import downloads
 
         path = downloads.download(source, limits=limits)
+        forget = partial(downloads.forget, path)  # a damaged file would stay, because the server has no other version
         try:
-            return _archive(path, public(source), limits)
+            return _archive(path, public(source), limits, on_damage=forget)
         except SourceError:
-            downloads.forget(path)
+            forget()
             raise
     if scheme:
         from helpers import databases
@@ -99,11 +99,11 @@ def open_source(source: str = "", *, query: str = "", limits: Limits = DEFAULT_L
     return _archive(path, printable(path.name), limits)
 
 
-def _archive(path: Path, title: str, limits: Limits) -> Source:
+def _archive(path: Path, title: str, limits: Limits, on_damage: Callable[[], None] = lambda: None) -> Source:
     from helpers import archives
 
     try:
-        return archives.ArchiveSource(path, title=title, limits=limits)
+        return archives.ArchiveSource(path, title=title, limits=limits, on_damage=on_damage)
     except SourceError:
         with open(path, "rb") as file, contextlib.suppress(UnreadablePicture):
             pictures.header(file.read(limits.picture_bytes), max_pixels=limits.pixels)
@@ -155,7 +155,8 @@ class Collection(NamedTuple):
     Attributes:
         images: uint8, shape (n, height, width, channels), memory-mapped from a file without a name,
             so that nothing is left behind when the last reference goes.
-        names: Where each picture lies in its source, shape (n,).
+        names: Where each picture lies in its source, shape (n,); a name that comes again there is numbered,
+            such as `a.png (2)`, so that each stands for one picture or one finding of what did not get in.
         labels: Class name of each picture, `""` where there is none, shape (n,).
         splits: Published split of each picture, `""` where there is none, shape (n,).
         originals: DataFrame of what the pictures were: `height`, `width`, `mode` (Pillow's).
@@ -205,7 +206,7 @@ def collect(
     rows, findings = [], []
     folder = artifacts.working()
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as file, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with tempfile.TemporaryFile(dir=folder) as file, ThreadPoolExecutor(min(8, processor.cores())) as pool:
         for record, result in _brought(opened.records(), work, pool, math.prod(size) * channels):
             if isinstance(result, str):
                 findings.append(Finding(record.name, "unreadable", "drop", result))
@@ -215,10 +216,13 @@ def collect(
         findings = [*opened.findings, *findings]
         if not rows:
             raise _no_picture(opened, findings)
+        names = _unique([row[0] for row in rows] + [finding.name for finding in findings])
         findings = pd.DataFrame(findings, columns=Finding._fields).astype({"group": np.int64, "row": np.int64})
+        findings["name"] = names[len(rows) :]
         file.flush()
         images = np.memmap(file, np.uint8, mode="r", shape=(len(rows), *size, channels))
     table = pd.DataFrame(rows, columns=["name", "label", "split", "height", "width", "mode"])
+    table["name"] = names[: len(rows)]
     return Collection(
         images=images,
         names=table["name"].to_numpy(),
@@ -228,6 +232,21 @@ def collect(
         findings=findings,
         classes=opened.classes or sorted(set(table["label"]) - {""}),
     )
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Returns the names with those that come again numbered: `a`, `a (2)`, `a (3)`."""
+    taken, counts, unique = set(names), Counter(), []
+    if len(taken) == len(names):
+        return names
+    for name in names:
+        counts[name] += 1
+        if counts[name] > 1:
+            while (own := f"{name} ({counts[name]})") in taken:
+                counts[name] += 1
+            taken.add(own)
+        unique.append(own if counts[name] > 1 else name)
+    return unique
 
 
 def survey(source: Source, *, largest: int = 64, limits: Limits = DEFAULT_LIMITS) -> tuple[tuple[int, int], int]:
@@ -278,7 +297,7 @@ def _bring(record: Record, *, size: tuple[int, int], channels: int, max_pixels: 
     try:
         image = pictures.header(picture, max_pixels=max_pixels)
         mode, (height, width) = image.mode, pictures.upright_size(image)
-        return _Brought(pictures.fit(pictures.upright(image, at_least=size), size, channels), height, width, mode)
+        return _Brought(pictures.fitted(image, size, channels), height, width, mode)
     except UnreadablePicture as error:
         return str(error)
 

@@ -221,6 +221,19 @@ def test_half_an_archive_is_one_sentence(kind, tmp_path):
         read(path)
 
 
+@pytest.mark.parametrize("kind", PACKERS)
+def test_an_archive_says_that_it_is_damaged_to_who_may_have_another(kind, tmp_path):
+    noise = {f"cat/{i}.png": np.random.default_rng(i).bytes(9000) for i in range(9)}
+    told, path = [], PACKERS[kind](tmp_path / "pets", noise)
+    assert len(read(path, on_damage=lambda: told.append(1))[1]) == 9
+    assert told == []
+    content = path.read_bytes()  # half a zip is none, and refused at once: here its table of contents is damaged
+    path.write_bytes(content.replace(b"PK\1\2", b"PK__") if kind == "zip" else content[: len(content) // 2])
+    with pytest.raises(SourceError, match="damaged or cut short"):
+        read(path, on_damage=lambda: told.append(1))
+    assert told == [1]
+
+
 NO_ARCHIVES = [b"", b"<html>404</html>", gzip.compress(b"x"), bz2.compress(b"x"), lzma.compress(b"")]
 
 

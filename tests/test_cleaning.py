@@ -51,6 +51,12 @@ def test_missing_labels():
     assert rows(cleaning.missing_labels(NAMES, np.array(["x", "", "y", ""]))) == [1, 3]
 
 
+def test_what_lies_beside_published_splits_is_said_to_be_in_none():
+    labels, splits = np.array(["x", "", ""]), np.array(["train", "test", ""])
+    found = cleaning.missing_labels(NAMES, labels, splits)
+    assert found["detail"].tolist() == ["has no label", "has no label and is in no published split"]
+
+
 def test_blank_pictures_are_of_one_colour_in_every_channel():
     images = np.zeros((3, 4, 4, 3), np.uint8)
     images[1] += np.uint8(200)
@@ -135,6 +141,36 @@ def test_of_a_picture_in_two_splits_the_training_side_is_dropped():
 def test_tiny_classes():
     found = cleaning.tiny_classes(np.array(["cat"] * 3 + ["dog", "", "", ""]))
     assert found[["name", "detail"]].to_numpy().tolist() == [["dog", "has too few pictures for every split: 1"]]
+
+
+def test_a_class_that_a_published_split_lacks_is_for_review():
+    labels = np.array(["cat", "cat", "cat", "dog", "dog", "eel", "", "eel"])
+    splits = np.array(["train", "validation", "test", "", "test", "test", "train", "test"])
+    found = cleaning.absent_classes(labels, splits)
+    assert found[["name", "detail"]].to_numpy().tolist() == [
+        ["eel", "is left with no picture in train"],
+        ["dog", "is left with no picture in validation"],
+        ["eel", "is left with no picture in validation"],
+    ]
+    assert set(found["kind"]) == {"absent class"}
+    assert set(found["action"]) == {"review"}
+    assert rows(found) == [-1, -1, -1]
+
+
+def test_where_no_split_is_published_no_class_is_absent_from_one():
+    assert len(cleaning.absent_classes(np.array(["cat", "dog"]), np.array(["", ""]))) == 0
+    assert len(cleaning.absent_classes(np.array(["cat", "dog"]), np.array(["train", "train"]))) == 0
+
+
+def test_classes_that_differ_only_in_case_are_for_review():
+    labels = np.array(["dog", "Dog", "cat", "", "DOG", "STRASSE", "straße", "dog"])
+    found = cleaning.alike_classes(labels)
+    assert found[["name", "detail"]].to_numpy().tolist() == [
+        ["DOG", "differs only in case from Dog and dog"],
+        ["STRASSE", "differs only in case from straße"],
+    ]
+    assert set(found["kind"]) == {"alike classes"}
+    assert set(found["action"]) == {"review"}
 
 
 def test_kept_leaves_out_what_is_dropped_and_nothing_else():
@@ -302,6 +338,20 @@ def test_what_is_kept_has_labels_no_copies_no_contradictions_and_no_leaks(choice
         assert left == (len(known) == 1)  # one copy of each picture whose label is known and not disputed
 
 
+def test_a_class_whose_training_pictures_all_leak_is_absent_from_training():
+    images = noise(6)
+    images[5] = images[2]
+    labels, splits = ["a", "b", "c", "a", "B", "c"], ["train", "train", "train", "test", "test", "test"]
+    findings, _ = cleaning.inspect(collection(images, labels, splits))
+    whole = findings[findings["kind"].isin(["absent class", "alike classes"])]
+    assert whole[["name", "detail"]].to_numpy().tolist() == [
+        ["B", "differs only in case from b"],
+        ["B", "is left with no picture in train"],
+        ["c", "is left with no picture in train"],
+        ["b", "is left with no picture in test"],
+    ]
+
+
 def test_copies_are_not_compared_with_each_other(monkeypatch):
     compared = []
 
@@ -386,8 +436,24 @@ def test_no_verdict_stands_in_for_a_label_or_judges_a_class():
     decided = cleaning.decide(found, {"4": "drop", "owl": "drop"})
     assert decided["action"].tolist() == ["drop", "drop", "review"]
     for verdict in cleaning.VERDICTS:
-        with pytest.raises(ValueError, match="'owl' is a class of few pictures, and a verdict is about one picture"):
+        with pytest.raises(ValueError, match="'owl' is a class, and a verdict is about one picture: mend the class"):
             cleaning.decide(found[found["kind"] == "tiny class"], {"owl": verdict})
+
+
+def test_no_verdict_judges_a_class_by_any_of_its_findings():
+    labels, splits = np.array(["cat", "Cat", "cat"]), np.array(["train", "test", "test"])
+    found = pd.concat([cleaning.absent_classes(labels, splits), cleaning.alike_classes(labels)], ignore_index=True)
+    assert found["name"].tolist() == ["Cat", "Cat"]
+    with pytest.raises(ValueError, match="'Cat' is a class"):
+        cleaning.decide(found, {"Cat": "drop"})
+
+
+def test_findings_are_written_with_what_could_not_be_read(tmp_path):
+    cleaning.write_findings(tmp_path / "findings.csv", FOUND)
+    back = pd.read_csv(tmp_path / "findings.csv")
+    assert back.columns.tolist() == FOUND.columns.tolist()
+    assert back[["name", "kind", "action"]].to_numpy().tolist()[-1] == ["d", "unreadable", "drop"]
+    assert [path.name for path in tmp_path.iterdir()] == ["findings.csv"]
 
 
 def test_verdicts_come_back_from_their_file(tmp_path):

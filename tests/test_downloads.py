@@ -1,5 +1,6 @@
 import contextlib
 import hashlib
+import json
 import subprocess
 import sys
 import threading
@@ -121,10 +122,78 @@ def test_a_broken_connection_is_taken_up_where_it_broke(shelf, tmp_path):
 
 def test_a_file_that_comes_in_parts_is_whole_with_the_last_of_them(tmp_path):
     with answering(lambda start: part(start, min(start + 150_000, len(CONTENT))) if start else BROKEN_OFF) as url:
-        with pytest.raises(SourceError, match="2 attempts .*after 350,000 of 512,000 bytes"):
-            fetch(f"{url}/pets.zip", tmp_path, attempts=2)
+        for had in ("200,000", "350,000"):
+            with pytest.raises(SourceError, match=f"1 attempt .*after {had} of 512,000 bytes"):
+                fetch(f"{url}/pets.zip", tmp_path, attempts=1)
         assert not list((tmp_path / "cache").glob("*.zip"))
         assert fetch(f"{url}/pets.zip", tmp_path).read_bytes() == CONTENT
+
+
+def test_a_download_goes_on_as_long_as_attempts_bring_something_new(tmp_path):
+    asked = []
+
+    def answer(start):
+        asked.append(start)
+        whole = part(start, len(CONTENT)) if start else BROKEN_OFF
+        return *whole[:2], CONTENT[start : start + 40_000]
+
+    with answering(answer) as url:
+        assert fetch(f"{url}/pets.zip", tmp_path, attempts=2).read_bytes() == CONTENT
+    assert asked == list(range(0, len(CONTENT), 40_000))
+
+
+def test_attempts_in_a_row_that_bring_nothing_new_end_a_download(tmp_path):
+    asked, ends = [], [200_000, 200_000, 300_000, 300_000, 300_000]
+
+    def answer(start):
+        asked.append(start)
+        whole = part(start, len(CONTENT)) if start else BROKEN_OFF
+        return *whole[:2], CONTENT[start : ends[len(asked) - 1]]
+
+    with answering(answer) as url, pytest.raises(SourceError, match="5 attempts .*after 300,000 of 512,000 bytes"):
+        fetch(f"{url}/pets.zip", tmp_path, attempts=3)
+    assert asked == [0, 200_000, 200_000, 300_000, 300_000]
+
+
+def test_a_server_that_starts_over_each_time_is_not_asked_for_ever(tmp_path):
+    asked = []
+    broken_off = 200, {"Content-Length": len(CONTENT)}, CONTENT[:200_000]
+    says = "could not be fetched in 3 attempts"
+    with answering(lambda start: asked.append(start) or broken_off) as url, pytest.raises(SourceError, match=says):
+        fetch(f"{url}/pets.zip", tmp_path, attempts=3)
+    assert asked == [0, 0, 0]
+
+
+MONDAY, TUESDAY = "Mon, 01 Jan 2024 00:00:00 GMT", "Tue, 02 Jan 2024 00:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("headers", "now", "version"),
+    [
+        ({"ETag": '"1"', "Last-Modified": MONDAY}, TUESDAY, '"1"'),
+        ({"ETag": 'W/"1"', "Last-Modified": MONDAY}, TUESDAY, MONDAY),
+        ({"Last-Modified": MONDAY}, TUESDAY, MONDAY),
+        ({"ETag": 'W/"1"', "Last-Modified": MONDAY}, MONDAY, ""),  # it may change once more in this second
+        ({"ETag": 'W/"1"'}, TUESDAY, ""),
+    ],
+)
+def test_a_download_is_taken_up_by_a_version_that_stands_for_each_byte(tmp_path, monkeypatch, headers, now, version):
+    monkeypatch.setattr(BaseHTTPRequestHandler, "date_time_string", lambda self: now)
+    asked = []
+
+    def answer(start):
+        asked.append(start)
+        if not start:
+            return 200, headers | {"Content-Length": len(CONTENT)}, CONTENT[: 200_000 if len(asked) == 1 else None]
+        status, told, _ = part(start, len(CONTENT))
+        told.pop("ETag")  # nothing that the client knows already
+        return status, told, CONTENT[start : start + 200_000]
+
+    with answering(answer) as url:
+        path = fetch(f"{url}/pets.zip", tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert asked == ([0, 200_000, 400_000] if version else [0, 0])
+    assert json.loads(path.with_name(f"{path.name}.json").read_text())["version"] == version
 
 
 @pytest.mark.parametrize("other", [part(300_000, len(CONTENT)), part(200_000, len(CONTENT), "*"),

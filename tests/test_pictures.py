@@ -4,14 +4,14 @@ import sys
 import threading
 import warnings
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from io import BytesIO
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from helpers import pictures
 from helpers.pictures import UnreadablePicture
@@ -26,12 +26,14 @@ def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes
     return buffer.getvalue()
 
 
+def chunk(body: bytes) -> bytes:
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+
+
 def png_header(width: int, height: int) -> bytes:
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = body, b"IDAT" + zlib.compress(bytes(1000))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks
-    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(map(chunk, chunks))
 
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF", "PPM"])
@@ -76,8 +78,38 @@ def test_exif_orientation_is_applied(format, orientation, turned):
     data = encoded(Image.fromarray(GRADIENT), format, exif=exif, **({"lossless": True} if format == "WEBP" else {}))
     expected = np.rot90(GRADIENT, turned)
     assert np.array_equal(pictures.decode(data).convert("L"), expected)
-    if format != "PNG":  # a PNG's orientation may stand behind its pixels
-        assert pictures.upright_size(pictures.header(data)) == expected.shape
+    assert pictures.upright_size(pictures.header(data)) == expected.shape
+
+
+TURNED = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06" + bytes(6)  # EXIF that holds the orientation 6
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_png_is_turned_wherever_its_orientation_stands_and_no_pixel_is_decoded_to_know_its_size(is_first):
+    data = encoded(Image.fromarray(GRADIENT))
+    at = data.index(b"IDAT" if is_first else b"IEND") - 4
+    image = pictures.header(data[:at] + chunk(b"eXIf" + TURNED) + data[at:])
+    assert pictures.upright_size(image) == ((24, 16) if is_first else (16, 24))  # what stands behind is not known yet
+    assert image.tile, "it has been decoded"
+    assert np.array_equal(pictures.upright(image), np.rot90(GRADIENT, 3))
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("XML:com.adobe.xmp", '<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'),
+        ("Raw profile type exif", f"\nexif\n      26\n{TURNED.hex()}"),
+    ],
+)
+def test_a_png_is_as_large_as_it_lies_whoever_names_its_orientation(keyword, text):
+    info = PngImagePlugin.PngInfo()
+    if "xmp" in keyword:
+        info.add_itxt(keyword, text)
+    else:
+        info.add_text(keyword, text, zip=True)
+    image = pictures.header(encoded(Image.fromarray(GRADIENT), pnginfo=info))
+    assert pictures.upright_size(image) == (24, 16)
+    assert np.asarray(pictures.upright(image)).shape == (24, 16)
 
 
 def test_sixteen_bit_grey_is_scaled_to_eight():
@@ -206,6 +238,30 @@ def test_a_jpeg_decoded_small_looks_like_the_large_one():
     small = pictures.fit(pictures.upright(pictures.header(data), at_least=(32, 32)), (32, 32), 3)
     large = pictures.fit(pictures.decode(data), (32, 32), 3)
     assert np.abs(small.astype(int) - large).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("side", "format", "options", "waits"),
+    [
+        (1900, "PNG", {}, False),
+        (2100, "PNG", {}, True),
+        (3700, "JPEG", {}, False),  # decoded at an eighth of its size
+        (3700, "JPEG", {"progressive": True}, True),  # which does not help where it comes in passes
+    ],
+)
+def test_what_takes_much_memory_to_decode_waits_for_its_turn_and_nothing_else_does(side, format, options, waits):
+    image = pictures.header(encoded(Image.new("L", (side, side), 7), format, **options))
+    with ThreadPoolExecutor(1) as pool:
+        with pictures._ONE_LARGE:
+            begun = pool.submit(pictures.fitted, image, (8, 8), 1)
+            assert bool(wait([begun], timeout=0.3 if waits else 60).done) is not waits
+        assert np.array_equal(begun.result(60), np.full((8, 8, 1), 7))
+
+
+def test_a_large_picture_that_is_damaged_gives_its_reason():
+    data = encoded(Image.new("L", (2100, 2100)))
+    with pytest.raises(UnreadablePicture, match="is cut short"):
+        pictures.decode(data[:-60])
 
 
 def test_large_pictures_are_decoded_in_threads_several_in_a_turn_and_in_order():

@@ -2,6 +2,7 @@ import shutil
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from helpers import cleaning, data, preparation, records, rehearsal
@@ -26,6 +27,23 @@ def test_a_soiled_folder_becomes_a_clean_data_set(tmp_path):
     assert len(found.splits["test"]) == 50 + 4  # the published test set, with the pictures that leaked into it
     assert found.manifest["findings"]["unreadable"] == 4
     assert found.manifest["source"] == "the folder pets"
+
+
+def test_what_was_found_wrong_lies_with_the_data_set(tmp_path):
+    folder = preparation.prepare(soiled(tmp_path), tmp_path / "dataset")
+    found = pd.read_csv(folder / "findings.csv").set_index("name")
+    unreadable = found[found["kind"] == "unreadable"]
+    assert sorted(unreadable.index.str.rpartition("/").get_level_values(2)) == [
+        f"unreadable-{number:02d}.png" for number in range(4)
+    ]
+    assert set(unreadable["action"]) == {"drop"}
+    assert found["kind"].value_counts().to_dict() == data.load(folder).manifest["findings"]
+
+
+def test_what_is_prepared_on_the_spot_says_from_which_source(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path / "outputs"))
+    source = soiled(tmp_path)
+    assert preparation.prepared(source, tmp_path / "mine").manifest["parameters"]["SOURCE"] == source
 
 
 def test_another_source_is_prepared_on_the_spot_and_what_01_made_is_used(tmp_path, monkeypatch):

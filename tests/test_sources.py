@@ -4,9 +4,14 @@ import hashlib
 import io
 import json
 import os
+import sqlite3
 import struct
 import subprocess
 import sys
+import tarfile
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -14,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from helpers import artifacts, pictures, records, rehearsal, sources
+from helpers import artifacts, cleaning, pictures, records, rehearsal, sources
 from helpers.records import Limits, SourceError
 from helpers.rehearsal import encode
 from helpers.sources import collect, open_source
@@ -180,6 +185,47 @@ def test_a_picture_in_place_of_a_source_is_one_sentence(tmp_path, tree):
         open_source(f"{root}/half.tar")
 
 
+@contextlib.contextmanager
+def sending(*bodies):
+    """Serves these in turn, without their length and all as one version, of which nothing is sent to who has it."""
+    waiting = list(bodies)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            known = self.headers.get("If-None-Match") == '"1"'
+            self.send_response(304 if known else 200)
+            self.send_header("ETag", '"1"')
+            self.end_headers()
+            self.wfile.write(b"" if known else waiting.pop(0))
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def packed(names):
+    buffer, content = io.BytesIO(), encode(np.random.default_rng(0).integers(0, 256, (50, 50), np.uint8))
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def test_a_download_whose_damage_shows_as_it_is_read_is_fetched_anew_by_the_next_run():
+    whole = packed(["cat/1.png", "cat/2.png", "dog/3.png", "dog/4.png"])
+    with sending(whole[: len(whole) // 2], whole) as server:
+        with pytest.raises(SourceError, match="pets.tar.gz is damaged or cut short"):
+            collect(f"{server}/pets.tar.gz")
+        for _ in range(2):  # the second time it is not sent
+            assert collect(f"{server}/pets.tar.gz").labels.tolist() == ["cat", "cat", "dog", "dog"]
+
+
 def test_a_glance_ends_with_the_second_class(tree, monkeypatch):
     root = tree({f"{label}/{number}.png": encode(GREY) for label in ("cat", "dog") for number in range(9)})
     looked = []
@@ -239,6 +285,21 @@ def test_formats_and_orientations_may_mix(tmp_path, tree):
     Image.fromarray(np.rot90(GREY)).save(f"{root}/cat/4.webp", lossless=True, exif=exif)
     found = collect(root, channels=1)
     assert (found.images == GREY[..., None]).all()
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_pictures_that_are_stored_on_their_side_are_collected_upright(tree, format):
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    stored = np.zeros((40, 60), np.uint8)
+    stored[:, :15] = 255
+    Image.fromarray(stored).save(buffer, format, exif=exif)
+    found = collect(tree({f"cat/1.{format}": buffer.getvalue()}))
+    assert found.images.shape == (1, 60, 40, 1)
+    assert found.originals.iloc[0].tolist() == [60, 40, "L"]
+    white = found.images[0, ..., 0] > 128
+    assert white[:15].all()
+    assert not white[15:].any()
 
 
 class One:
@@ -323,6 +384,84 @@ def test_memory_stays_bounded_while_the_set_grows(tmp_path, tree):
     )
     grown = int(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
     assert grown < 150, f"{grown} MB more for a set of 393 MB"
+
+
+def test_memory_stays_bounded_while_large_pictures_meet(tree):
+    picture = io.BytesIO()
+    Image.new("RGBA", (3000, 3000)).save(picture, "PNG", compress_level=1)
+    root = tree({f"cat/{number}.png": picture.getvalue() for number in range(6)})
+    program = (
+        "import re; from helpers import processor, sources; processor.cores = lambda: 8; sources.open_source('');"
+        "most = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) // 1024;"
+        f"base = most(); found = sources.collect({root!r}); assert found.images.shape == (6, 64, 64, 3);"
+        "print(most() - base)"
+    )
+    grown = int(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
+    assert grown < 300, f"{grown} MB more for pictures of 36 MB each"
+
+
+# Names -----------------------------------------------------------------------------------------
+
+
+def test_a_name_that_comes_again_is_numbered_and_no_name_of_another_is_taken():
+    assert sources._unique([]) == []
+    assert sources._unique(["a", "b"]) == ["a", "b"]
+    assert sources._unique(["a", "a", "b", "a", "b"]) == ["a", "a (2)", "b", "a (3)", "b (2)"]
+    assert sources._unique(["a", "a", "a (2)", "a (2)", "a"]) == ["a", "a (3)", "a (2)", "a (2) (2)", "a (4)"]
+
+
+@given(st.lists(st.sampled_from(["", "a", "a (2)", "a (3)", "a (2) (2)", "b"]), max_size=40))
+def test_names_are_unique_and_what_stood_first_keeps_its_own(names):
+    unique = sources._unique(names)
+    assert len(set(unique)) == len(names)
+    assert [unique[names.index(name)] for name in set(names)] == list(set(names))
+    assert all(own == name or own.startswith(f"{name} (") for own, name in zip(unique, names, strict=True))
+    assert sources._unique(unique) == unique
+
+
+def test_many_pictures_of_one_name_are_numbered_in_no_time():
+    names = sources._unique(["a"] * 100_000 + [f"a ({number})" for number in range(2, 100_000)])
+    assert len(set(names)) == len(names)
+
+
+PICTURES = [encode(np.random.default_rng(number).integers(0, 256, (20, 20), np.uint8)) for number in range(5)]
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_members_of_one_name_in_an_archive_are_told_apart(tmp_path):
+    names = ["cat/0.png", "cat/1.png", "cat/0.png", "dog/2.png"]
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        for name, picture in zip(names, PICTURES, strict=False):
+            archive.writestr(name, picture)
+    found = collect(str(tmp_path / "pets.zip"))
+    assert found.names.tolist() == ["cat/0.png", "cat/1.png", "cat/0.png (2)", "dog/2.png"]
+
+
+def test_rows_of_one_name_in_a_database_are_told_apart_even_if_one_is_no_picture(tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "pets.db")) as database:
+        database.execute("CREATE TABLE pictures (picture, label, name)")
+        rows = [(b"no picture", "cat", "x"), (None, "cat", "x"), (PICTURES[0], "cat", "x"), (PICTURES[1], "dog", "x")]
+        database.executemany("INSERT INTO pictures VALUES (?, ?, ?)", rows)
+        database.commit()
+    found = collect(open_source(f"sqlite:///{tmp_path / 'pets.db'}", query="SELECT * FROM pictures ORDER BY rowid"))
+    assert list(zip(found.names, found.labels, strict=True)) == [("x", "cat"), ("x (2)", "dog")]
+    assert found.findings[["name", "detail"]].to_numpy().tolist() == [
+        ["x (3)", "is NULL"], ["x (4)", f"is not a picture of a kept format ({', '.join(pictures.FORMATS)})"],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("judged", "stays"), [("0.png", ["dog"]), ("0.png (2)", ["cat"])])
+def test_a_file_that_is_listed_under_two_labels_can_be_judged(tree, judged, stays):
+    listed = "path,label\n0.png,cat\n1.png,dog\n2.png,cat\n3.png,dog\n4.png,cat\n0.png,dog\n"
+    files = {f"{number}.png": picture for number, picture in enumerate(PICTURES)}
+    found = collect(f"{tree(files | {'list.csv': listed.encode()})}/list.csv")
+    findings, _ = cleaning.inspect(found)
+    assert set(findings.loc[findings["kind"] == "two labels", "name"]) == {"0.png", "0.png (2)"}
+    other = {"0.png": "0.png (2)", "0.png (2)": "0.png"}[judged]
+    decided = cleaning.decide(findings, {judged: "drop", other: "keep"})
+    rows = cleaning.kept(len(found.images), decided)
+    kept = dict(zip(found.names[rows], found.labels[rows], strict=True))
+    assert [label for name, label in kept.items() if name.startswith("0.png")] == stays
 
 
 # CSV -------------------------------------------------------------------------------------------
