@@ -155,10 +155,10 @@ def _range(response: requests.Response) -> tuple[int, int]:
 
 
 def _version(headers: Mapping[str, str]) -> str:
-    """Returns the ETag or the time of change that stands for each byte of a file, or `""` where none does."""
+    """Returns the ETag or the time of change that stands for each byte of a file, or `""`; see RFC 9110, 13.1.5."""
     etag, changed = headers.get("ETag", ""), headers.get("Last-Modified", "")
-    if etag and not etag.startswith("W/"):  # a weak one may be that of two files which mean the same
-        return etag
+    if etag:  # a weak one may be that of two files which mean the same, and a date counts only where there is none
+        return "" if etag.startswith("W/") else etag
     return changed if changed != headers.get("Date") else ""  # a file may change twice in a second
 
 

@@ -5,6 +5,7 @@ has one colour; several seeds are a band from the lowest to the highest around t
 """
 
 import io
+import logging
 from collections.abc import Callable, Sequence
 
 import matplotlib
@@ -33,6 +34,7 @@ def use_style() -> None:
     usual fonts for them that is installed.
     """
     installed = {font.name for font in font_manager.fontManager.ttflist}
+    logging.getLogger(font_manager.__name__).setLevel(logging.ERROR)  # or each figure tells of a font's odd weight
     matplotlib.rcParams.update(
         {
             "font.family": ["DejaVu Sans", *(name for name in _CJK if name in installed)],
