@@ -202,7 +202,7 @@ measured = pd.DataFrame({"compressed_bytes": [456_384, 122_304, 20_056, 10_900],
 def best(chosen, fits):
     ax = plotting.frontier(shown, x="kilobytes", y="accuracy", fits=fits, chosen=chosen)
     ax.set(xlabel="kilobytes, packed", ylabel="test accuracy")
-    ax.set_title(f"Best within the budgets: {chosen or 'none'}")
+    ax.set_title(f"Most accurate within the budgets: {chosen or 'none'}")
     return ax
 """
 SERVED = """\
