@@ -1,3 +1,5 @@
+"""Facts about layouts: which folders are classes, which are splits, and what lies beside them."""
+
 import zipfile
 
 import numpy as np

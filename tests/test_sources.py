@@ -372,17 +372,21 @@ def test_a_huge_picture_costs_no_memory(tree):
     assert found.findings["detail"].tolist() == ["is 3000 x 3000, more than the 1,000,000 pixels allowed"]
 
 
+def megabytes_more(collecting):
+    """Returns how much a process of its own grows by a statement; its imports do not count."""
+    program = (
+        "import re; from helpers import processor, sources; sources.open_source('');"
+        "most = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) // 1024;"
+        f"base = most(); {collecting}; print(most() - base)"
+    )
+    return int(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
+
+
 def test_memory_stays_bounded_while_the_set_grows(tmp_path, tree):
     root = tree({"cat/0.png": encode(np.zeros((256, 256, 3), np.uint8))})
     for number in range(1, 2000):
         os.link(f"{root}/cat/0.png", f"{root}/cat/{number}.png")
-    program = (
-        "import re; from helpers import sources; sources.open_source('');"
-        "most = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) // 1024;"
-        f"base = most(); found = sources.collect({root!r}, largest=256); assert found.images.nbytes > 390e6;"
-        "print(most() - base)"
-    )
-    grown = int(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
+    grown = megabytes_more(f"found = sources.collect({root!r}, largest=256); assert found.images.nbytes > 390e6")
     assert grown < 150, f"{grown} MB more for a set of 393 MB"
 
 
@@ -390,13 +394,9 @@ def test_memory_stays_bounded_while_large_pictures_meet(tree):
     picture = io.BytesIO()
     Image.new("RGBA", (3000, 3000)).save(picture, "PNG", compress_level=1)
     root = tree({f"cat/{number}.png": picture.getvalue() for number in range(6)})
-    program = (
-        "import re; from helpers import processor, sources; processor.cores = lambda: 8; sources.open_source('');"
-        "most = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) // 1024;"
-        f"base = most(); found = sources.collect({root!r}); assert found.images.shape == (6, 64, 64, 3);"
-        "print(most() - base)"
+    grown = megabytes_more(
+        f"processor.cores = lambda: 8; found = sources.collect({root!r}); assert found.images.shape == (6, 64, 64, 3)"
     )
-    grown = int(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
     assert grown < 300, f"{grown} MB more for pictures of 36 MB each"
 
 
