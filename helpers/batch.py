@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from helpers import artifacts, classifier, data, folders, pictures, records, sources
+from helpers import artifacts, classifier, data, folders, pictures, processor, records, sources
 from helpers.classifier import Classifier
 from helpers.records import DEFAULT_LIMITS, Limits, Record
 
@@ -203,7 +203,7 @@ def _decoded(
             return str(error)
 
     seen = 0
-    with contextlib.closing(found), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with contextlib.closing(found), ThreadPoolExecutor(min(4, processor.cores())) as pool:
         for _ in islice(found, start):  # what an earlier call has answered
             seen += 1
         while chunk := _chunk(found, _at_a_time(model.predictor.input_shape)):
