@@ -27,7 +27,7 @@ _RAPL = Path("/sys/class/powercap/intel-rapl:0")
 _BATCH = 50  # pictures of 28x28 at a time in LiteRT and ONNX Runtime: what they compute stays in the CPU's cache
 _LARGE_BATCH = 500
 _TIMEOUT = 900  # seconds for one measurement
-_SECONDS = 5.0  # the longest that one latency or throughput is measured
+_SECONDS = 2.0  # the longest that one latency or throughput is measured
 _NATIVE = ("LiteRT", "ONNX Runtime", "OpenVINO")  # they heed `threads`, and may crash on a damaged file
 _SHORT = 0.1  # seconds that a latency is measured at least, so that the processor is awake
 
@@ -226,7 +226,7 @@ def measure(
     """Measures a model file in a process that has just started and does nothing else.
 
     Latency is the time of `predict` for one picture, over `repeats` of them: over more where these take less than
-    0.1 seconds, over fewer where they would take more than 5. LiteRT and ONNX Runtime are asked with one thread, too,
+    0.1 seconds, over fewer where they would take more than 2. LiteRT and ONNX Runtime are asked with one thread, too,
     which is quicker where a network is so small that threads wait for each other longer than they compute; the quicker
     counts. Throughput is the best of up to 5 runs over `throughput_pictures`: what other processes take away cannot
     make it better.

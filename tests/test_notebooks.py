@@ -183,31 +183,6 @@ def test_claims_of_the_optimizers_fail_on_swapped_labels(quick, tmp_path):
     assert json.loads((tmp_path / "04_optimizer_comparison" / "run.json").read_text())["status"] == "ran"
 
 
-@pytest.mark.skipif("05" not in NOTEBOOKS, reason="there is no notebook 05")
-def test_any_classifier_is_compressed_and_registered(quick, tmp_path):
-    import keras
-
-    layers, prepared = keras.layers, data.load(quick / data.MADE_BY / "dataset")
-    model = keras.Sequential([
-        layers.Input(prepared.shape, dtype="uint8"), layers.Rescaling(1 / 255),
-        layers.Conv2D(24, 3, use_bias=False), layers.BatchNormalization(), layers.ReLU(), layers.MaxPooling2D(3),
-        layers.Conv2D(32, 3, activation="relu"), layers.GlobalAveragePooling2D(),
-        layers.Dense(len(prepared.classes), activation="softmax"),
-    ])  # fmt: skip
-    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
-    images, labels = prepared.split("train", at_most=2000)
-    model.fit(np.asarray(images), np.asarray(labels), verbose=0)
-    model.save(tmp_path / "own.keras")
-    shutil.copytree(quick / data.MADE_BY, tmp_path / "outputs" / data.MADE_BY)
-    arguments = ["05", "--profile", "quick", "-p", "MODEL", str(tmp_path / "own.keras")]
-    told = helpers("run", *arguments, "--output", str(tmp_path / "outputs"))
-    assert told.returncode == 0, told.stdout + told.stderr
-    files = pd.read_csv(tmp_path / "outputs" / "05_compression" / "models.csv", index_col="name")["bytes"]
-    assert files["small"] < 0.3 * files["student"] < 0.3 * files["big"]
-    manifest = json.loads((tmp_path / "outputs" / "registry" / "classifier" / "1" / "manifest.json").read_text())
-    assert manifest["facts"]["classes"] == prepared.classes
-
-
 def test_plain_papermill_runs_a_notebook_from_any_folder(make, tmp_path):
     body = make.code("claims.check('The seed is two', SEED == 2)", "seed")
     folder = make.write_notebooks(tmp_path / "project", n01_data=make.tiny("01_data", body))
