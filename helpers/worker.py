@@ -95,7 +95,7 @@ async def serve(settings: dict, listening: socket.socket) -> None:
     gc.collect()
     gc.freeze()
     telemetry.say("serving", models=live.names(), pid=os.getpid())
-    print("ready", flush=True)
+    print("ready\n", end="", flush=True)  # in one piece, also where PYTHONUNBUFFERED writes each argument by itself
     await web.serve(sockets=[listening])
     watching.cancel()
     await calls.stop(grace=_DRAIN_SECONDS)
