@@ -20,6 +20,7 @@ _BROKEN = (
     ValueError, IndexError, RecursionError,  # names that are no text or empty, tar headers about headers
 )  # fmt: skip
 _MAGIC = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+_NAMED_IN_UTF_8 = 0x800  # the bit of a member's flags that says so
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that Python inflates in bounded steps
 
 
@@ -114,7 +115,8 @@ class ArchiveSource:
 
     def _zip_members(self) -> Iterator["_Member"]:
         with zipfile.ZipFile(self._path) as archive:
-            for info in archive.infolist():
+            members = archive.infolist()
+            for info, name in zip(members, _names(members), strict=True):
                 kind = stat.S_IFMT(info.external_attr >> 16)
                 problem = ""
                 if info.flag_bits & 1:
@@ -123,8 +125,8 @@ class ArchiveSource:
                     problem = "is packed by a method other than deflate"
                 elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                     problem = "is a link or a device; not followed"
-                if not info.is_dir():
-                    yield _Member(info.filename, info.file_size, problem, lambda info=info: archive.read(info))
+                if not name.endswith("/"):
+                    yield _Member(name, info.file_size, problem, lambda info=info: archive.read(info))
 
     def _tar_members(self) -> Iterator["_Member"]:
         with open(self._path, "rb") as file:
@@ -161,6 +163,24 @@ def _begins_as_tar(start: bytes) -> bool:
         tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")  # its checksum is right
         return True
     return start[257:262] == b"ustar"
+
+
+def _names(members: list[zipfile.ZipInfo]) -> list[str]:
+    """Returns the names of a zip's members as their writer meant them, with `/` between folders.
+
+    Windows writes `\\` there, macOS writes UTF-8 without saying so, and Windows in Chinese writes its own code, told
+    by GB 2312, whose pairs of bytes hardly occur in other names. Names that all are none of these stay as they are.
+    """
+    names = [info.filename for info in members]
+    unsaid = [at for at, info in enumerate(members)
+              if not info.flag_bits & _NAMED_IN_UTF_8 and info.filename == info.orig_filename]  # fmt: skip
+    stored = [names[at].encode("cp437") for at in unsaid]  # zipfile has read them so
+    for encoding in ("utf-8", "gb2312"):
+        with suppress(UnicodeError):
+            for at, name in zip(unsaid, [name.decode(encoding) for name in stored], strict=True):
+                names[at] = name
+            break
+    return [name.replace("\\", "/") for name in names]
 
 
 def _leads_out(name: str) -> bool:

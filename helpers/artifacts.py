@@ -270,11 +270,14 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, content: object) -> Path:
-    """Writes `content` as JSON: sorted keys, UTF-8, the same bytes for the same content."""
+    """Writes `content` as JSON: sorted keys, UTF-8, the same bytes for the same content.
+
+    A byte of a path that is no UTF-8, which Python keeps as a surrogate, is escaped and comes back as it was.
+    """
     path = Path(path)
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     with writing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(text.encode("utf-8", "backslashreplace"))
     return path
 
 

@@ -150,13 +150,13 @@ def _own(output: Path) -> frozenset[str]:
 
 
 def _open(text: str, query: str, limits: Limits, own: frozenset[str]) -> _Input:
-    path, title = Path(text).expanduser(), records.public(text)
+    path, title = Path(text).expanduser(), records.printable(records.public(text))
     if "://" not in text and (path / "images.npy").is_file() and (path / "manifest.json").is_file():
         labels = np.load(path / "labels.npy", mmap_mode="r")
         prepared = dataclasses.replace(data.load(path), labels=labels, splits={})  # what grows with it is left on disk
         return _Input(title, lambda model, start: _prepared(prepared, model, start))
     if "://" not in text and path.is_file() and _is_picture(path, limits):
-        one = (Record(path.name, path.read_bytes()) for _ in range(1))
+        one = (Record(records.printable(path.name), path.read_bytes()) for _ in range(1))
         return _Input(title, lambda model, start: _decoded(one, [], model, start, limits))
     source = sources.open_source(text, query=query, limits=limits)
     if isinstance(source, folders.FolderSource):

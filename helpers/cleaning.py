@@ -4,6 +4,7 @@ import functools
 import hashlib
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -64,7 +65,7 @@ def inspect(
             near_duplicates(names, same, content),
             contradictions(names, labels, same, content),
             leaks(names, content, np.where(labels == "", "", splits)),  # those without a label go anyway
-            tiny_classes(labels),
+            tiny_classes(labels, content),
             alike_classes(labels),
         ],
         ignore_index=True,
@@ -134,6 +135,32 @@ def write_decisions(path: str | Path, decisions: dict[str, str]) -> None:
     """Writes verdicts as a CSV file with the columns name and verdict, whole or not at all."""
     with artifacts.writing(path) as partial:
         pd.DataFrame(decisions.items(), columns=["name", "verdict"]).to_csv(partial, index=False)
+
+
+def decisions_writer(path: str | Path) -> Callable[[dict[str, str]], None]:
+    """Returns a function that writes all verdicts given so far, each time anew.
+
+    Verdicts of an earlier session that lie there, and are not among the first that it writes, are moved to the next
+    free name of the form `decisions-1.csv` beside it.
+    """
+    path, is_first = Path(path), True
+
+    def write(decisions: dict[str, str]) -> None:
+        nonlocal is_first
+        if is_first and path.exists() and not _holds_no_others(path, decisions):
+            names = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(1))
+            os.rename(path, next(name for name in names if not name.exists()))
+        is_first = False
+        write_decisions(path, decisions)
+
+    return write
+
+
+def _holds_no_others(path: Path, decisions: dict[str, str]) -> bool:
+    try:
+        return read_decisions(path).items() <= decisions.items()
+    except ValueError:
+        return False
 
 
 def read_decisions(path: str | Path) -> dict[str, str]:
@@ -214,14 +241,13 @@ def odd_modes(names: np.ndarray, originals: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def tiny_classes(labels: np.ndarray, *, least: int = 3) -> pd.DataFrame:
-    """Finds classes with fewer pictures than there are splits."""
-    values, counts = np.unique(labels[labels != ""], return_counts=True)
-    why = "has too few pictures for every split: "
+def tiny_classes(labels: np.ndarray, content: np.ndarray, *, least: int = 3) -> pd.DataFrame:
+    """Finds classes with fewer pictures than splits: those that look alike stay together, and count as one."""
+    different = pd.DataFrame({"label": labels, "content": content})[labels != ""].drop_duplicates()
+    counts = different.groupby("label").size()
+    why = "has too few different pictures for every split: "
     return _table(
-        Finding(str(value), "tiny class", "review", f"{why}{count}")
-        for value, count in zip(values, counts, strict=True)
-        if count < least
+        Finding(str(value), "tiny class", "review", f"{why}{count}") for value, count in counts.items() if count < least
     )
 
 
@@ -254,6 +280,11 @@ def alike_classes(labels: np.ndarray) -> pd.DataFrame:
         for first, *others in spellings.values()
         if others
     )
+
+
+def contents(images: np.ndarray, *, near: float = 0.995, distance: int = 4) -> np.ndarray:
+    """Returns for each picture the number of its content, as `inspect` does: equal for those that look alike."""
+    return join(exact_groups(images), near_pairs(images, near=near, distance=distance))
 
 
 def exact_groups(images: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special, stats
 
+_SPREAD = 0.5  # of the logarithm of a temperature, before any picture is seen: 68% lie between 0.6 and 1.65
 
 class Interval(NamedTuple):
     """An estimate with the ends of its confidence interval."""
@@ -193,6 +194,9 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, *,
 def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
     """Finds what to divide logits by so that the true classes become as likely as possible; answers stay the same.
 
+    A few pictures that are all right, or all wrong, would ask for a temperature of 0 or of infinity. So the logarithm
+    is taken to be 0 give or take 0.5 before any picture is seen: thousands of pictures overrule that, three do not.
+
     Args:
         labels: True classes, shape (n,).
         logits: Shape (n, classes), of pictures that the model was not trained on.
@@ -205,8 +209,11 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
 
     Example:
 
-    >>> round(fit_temperature(np.array([0, 0, 0, 1]), np.array([[4.0, 0.0]] * 4)), 2)  # 3 of 4 right: log(3) apart
-    3.64
+    >>> labels, logits = np.array([0, 0, 0, 1] * 1000), np.array([[4.0, 0.0]] * 4000)
+    >>> round(fit_temperature(labels, logits), 2)  # 3 of 4 right: log(3) apart
+    3.62
+    >>> round(fit_temperature(labels[:4], logits[:4]), 2)
+    1.57
 
     Reference:
         Guo et al., 2017, https://arxiv.org/abs/1706.04599
@@ -216,7 +223,8 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
     labels, rows = _whole(labels, logits.shape[1], "labels"), np.arange(len(logits))
 
     def loss(log_temperature: float) -> float:
-        return -special.log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean()
+        likely = special.log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels]
+        return (log_temperature / _SPREAD) ** 2 / 2 / len(labels) - likely.mean()
 
     return float(np.exp(optimize.minimize_scalar(loss, bounds=(-3, 3), options={"xatol": 1e-6}).x))
 

@@ -73,9 +73,9 @@ class FolderSource:
 
 
 class CsvSource:
-    """A CSV file with the columns `path` and `label`, and `split` if it likes.
+    r"""A CSV file with the columns `path` and `label`, and `split` if it likes.
 
-    Paths are relative to the file's own folder and must stay inside it.
+    Paths are relative to the file's own folder and must stay inside it; they may have Windows' `\`.
 
     Args:
         path: The CSV file, UTF-8, with a header.
@@ -101,7 +101,10 @@ class CsvSource:
                 for row in rows:
                     name = (row["path"] or "").strip()
                     shown = printable(name)
-                    picture = _read(os.path.join(root, name), root, shown, self._limits, self.findings)
+                    path = os.path.join(root, name)
+                    if not os.path.lexists(path):
+                        path = os.path.join(root, name.replace("\\", "/"))
+                    picture = _read(path, root, shown, self._limits, self.findings)
                     if picture is not None:
                         yield Record(shown, picture, clean_label(row["label"]), clean_split(row.get("split")))
         except (csv.Error, UnicodeDecodeError) as error:

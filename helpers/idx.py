@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -12,9 +13,12 @@ import numpy as np
 
 from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError, clean_label, printable
 
+_IMAGES = re.compile(r"-images([-.])idx3-ubyte(?:\.gz)?$")
+
 
 class IdxSource:
-    """IDX files as MNIST and its kin have them: `<part>-images-idx3-ubyte` and `<part>-labels-idx1-ubyte`, raw or .gz.
+    """IDX files as MNIST and its kin have them: `<part>-images-idx3-ubyte` and `<part>-labels-idx1-ubyte`, raw or .gz,
+    or with a dot in front of `idx`.
 
     The parts `train` and `t10k` (or `test`) are the published splits. `classes.json` beside them names the
     classes in the order of the labels, each once; by `checksums.json` (SHA-256 by file name, or objects that
@@ -38,10 +42,9 @@ class IdxSource:
         return f"the IDX files of {printable(self._root.name)}"
 
     def records(self) -> Iterator[Record]:
-        found = {path.name.removesuffix(".gz"): path for path in sorted(self._root.glob("*-images-idx3-ubyte*"))
-                 if path.name.endswith(("-ubyte", "-ubyte.gz"))}  # unpacked and packed, it is one part
+        found = {path.name.partition("-images")[0]: path for path in sorted(parts(self._root))}  # packed or not
         for path in sorted(found.values(), key=lambda path: (not _is_train(path), path.name)):
-            part = path.name.partition("-images-")[0]
+            part = path.name.partition("-images")[0]
             split = "train" if _is_train(path) else "test" if part.endswith(("t10k", "test")) else None
             labels = np.concatenate([np.empty(0, np.uint8), *self._arrays(self._labels_of(path), 1)])
             if self.classes and labels.max(initial=0) >= len(self.classes):
@@ -64,7 +67,7 @@ class IdxSource:
             raise SourceError(f"The pictures and labels of {part} differ in number: they do not belong together.")
 
     def _labels_of(self, images: Path) -> Path:
-        name = images.name.replace("-images-idx3-", "-labels-idx1-").removesuffix(".gz")
+        name = _IMAGES.sub(r"-labels\1idx1-ubyte", images.name)
         found = next((self._root / n for n in (name + ".gz", name) if (self._root / n).is_file()), None)
         if found is None:
             raise SourceError(f"Beside {images.name} there is no {name}: it holds the labels.")
@@ -142,5 +145,10 @@ class IdxSource:
         return content
 
 
+def parts(folder: Path) -> Iterator[Path]:
+    """Yields the files of a folder that by their names hold pictures, packed or not."""
+    return (path for path in folder.glob("*-images[-.]idx3-ubyte*") if _IMAGES.search(path.name) and path.is_file())
+
+
 def _is_train(path: Path) -> bool:
-    return path.name.partition("-images-")[0].endswith("train")
+    return path.name.partition("-images")[0].endswith("train")

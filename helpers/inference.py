@@ -30,6 +30,7 @@ _TIMEOUT = 900  # seconds for one measurement
 _SECONDS = 2.0  # the longest that one latency or throughput is measured
 _NATIVE = ("LiteRT", "ONNX Runtime", "OpenVINO")  # they heed `threads`, and may crash on a damaged file
 _SHORT = 0.1  # seconds that a latency is measured at least, so that the processor is awake
+_STEADY = 0.3  # the same of a throughput, whose best run is to be one that nobody disturbed
 
 
 class Parity(NamedTuple):
@@ -228,8 +229,8 @@ def measure(
     Latency is the time of `predict` for one picture, over `repeats` of them: over more where these take less than
     0.1 seconds, over fewer where they would take more than 2. LiteRT and ONNX Runtime are asked with one thread, too,
     which is quicker where a network is so small that threads wait for each other longer than they compute; the quicker
-    counts. Throughput is the best of up to 5 runs over `throughput_pictures`: what other processes take away cannot
-    make it better.
+    counts. Throughput is the best of 5 runs over `throughput_pictures`, more where these take less than 0.3 seconds and
+    fewer where they would take more than 2: what other processes take away cannot make it better.
 
     Args:
         path: As in `load`.
@@ -351,7 +352,7 @@ def _measured(
     many = np.array(images[np.arange(throughput_pictures) % len(images)])
     predictor.predict(many)
     energy = _energy()
-    seconds = _timed(predictor, itertools.repeat(many), 5)
+    seconds = _timed(predictor, itertools.repeat(many), 5, at_least=_STEADY)
     joules = _joules_since(energy)
     peak = _peak_mb()  # before all pictures are read: mapped pages count as memory
     if threaded and not threads and processor.cores() > 1:

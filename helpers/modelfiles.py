@@ -83,7 +83,7 @@ def _check_part(part: dict, path: Path) -> None:
     name, module, registered = part["class_name"], part.get("module"), part.get("registered_name")
     if not isinstance(name, str):
         raise ValueError(f"{path} is not a .keras file (a class_name in its config.json is {name!r:.100}, not a name).")
-    if name in _RUN_CODE:
+    if name.rpartition(".")[2] in _RUN_CODE:
         raise ValueError(
             f"{path} is refused: its layer {name} can run code that comes with the file. "
             "Replace that layer by one of Keras's own and save the model again."
@@ -93,7 +93,9 @@ def _check_part(part: dict, path: Path) -> None:
     function = name == "function"
     what = part.get("config") if function else name
     # Keras looks a class up by the name it was registered under, a function by its own.
-    if module == "builtins" or _is_known(what if function else registered) or _brings(str(module), function=function):
+    if module == "builtins" or _is_known(what if function else registered):
+        return
+    if "." not in str(what) and _brings(str(module), function=function):  # a dot would lead on into another module
         return
     raise ValueError(
         f"{path} is refused: it asks for {module}.{what}, which is no part of a network that Keras brings. "

@@ -22,6 +22,7 @@ _SPLITS = {
 }
 
 
+_JOINERS = "\u200c\u200d"  # unseen, and letters of Persian and Indian words and parts of emoji all the same
 _SLACK = 64 * 2**20  # bytes that any packed file may hold, however small it is itself
 
 
@@ -150,16 +151,16 @@ def is_litter(parts: tuple[str, ...]) -> bool:
 
 
 def clean_label(label: object) -> str | None:
-    """Returns a label without outer space and in one Unicode form; `None` if nothing is left.
+    """Returns a label in one Unicode form, each space in it one plain space; `None` if nothing is left.
 
     Example:
 
-    >>> clean_label("  cat "), clean_label(7), clean_label("  ")
-    ('cat', '7', None)
+    >>> clean_label("  ankle\N{NO-BREAK SPACE} boot "), clean_label(7), clean_label("  ")
+    ('ankle boot', '7', None)
     """
     if label is None:
         return None
-    return printable(unicodedata.normalize("NFC", str(label)).strip()) or None
+    return printable(" ".join(unicodedata.normalize("NFC", str(label)).split())) or None
 
 
 def clean_split(split: object) -> str | None:
@@ -209,4 +210,4 @@ def printable(name: str) -> str:
     """
     if name.isprintable():
         return name
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    return "".join(c if c.isprintable() or c in _JOINERS else c.encode("unicode_escape").decode() for c in name)

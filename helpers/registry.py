@@ -45,7 +45,8 @@ def register(
     """Copies a model's files into the registry under the next free number, with a manifest.
 
     Several processes and threads may register at once: each gets a number of its own. Whoever registers what is there
-    already, with the same facts and parameters, gets the version that holds it. A process that is killed leaves none.
+    already, whole and with the same facts and parameters, gets the version that holds it. A process that is killed
+    leaves none.
 
     Args:
         name: The model's name: letters, digits, - and _.
@@ -200,7 +201,7 @@ def listing(name: str | None = None, *, root: str | Path | None = None) -> "pand
     """Returns a row for each version of one model, or of all: what it is, and whether it is live.
 
     Columns: `name`, `version`, `live`, `file`, `bytes` (of all its files), `test_accuracy` (NaN where it is not
-    known), `made_by`.
+    known), `made_by`. A version whose manifest cannot be read has the reason in place of its file.
     """
     import pandas as pd
 
@@ -209,7 +210,11 @@ def listing(name: str | None = None, *, root: str | Path | None = None) -> "pand
         live = promoted(one, root=root)
         for number in versions(one, root=root):
             path = _base(one, root) / str(number)
-            known = manifest(path)
+            try:
+                known = manifest(path)
+            except ValueError as error:
+                rows.append((one, number, number == live, str(error), 0, float("nan"), ""))
+                continue
             size = sum(entry["bytes"] for entry in known["files"].values())
             accuracy = known.get("facts", {}).get("test_accuracy", float("nan"))
             rows.append((one, number, number == live, _named(path), size, accuracy, known["made_by"]))
@@ -220,9 +225,13 @@ def listing(name: str | None = None, *, root: str | Path | None = None) -> "pand
 
 
 def verify(path: Path) -> None:
-    """Raises ValueError unless a version's folder holds the files that were registered, all of them and no other."""
+    """Raises ValueError unless a version's folder holds the files that were registered, all of them and no other.
+
+    What a file manager leaves there counts for nothing: files whose name begins with a dot.
+    """
     expected = manifest(path)["files"]
-    found = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()} - {"manifest.json"}
+    there = (file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    found = {file.relative_to(path).as_posix() for file in there} - {"manifest.json"}
     wrong = sorted(found ^ set(expected)) or [
         name for name, entry in expected.items() if artifacts.sha256(path / name) != entry["sha256"]
     ]
@@ -247,8 +256,7 @@ def _settle(name: str, partial: Path) -> Version:
         there = versions(name, root=partial.parent.parent)
         for number in reversed(there):
             path = partial.parent / str(number)
-            if (path / "manifest.json").read_bytes() == content:
-                verify(path)
+            if _holds(path, content):
                 return Version(name, number, path)
         number = max(there, default=0) + 1
         path = partial.parent / str(number)
@@ -259,6 +267,17 @@ def _settle(name: str, partial: Path) -> Version:
                 raise
         else:
             return Version(name, number, path)
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Returns whether a version has this manifest and is whole; a damaged one is passed over for a new version."""
+    try:
+        if (path / "manifest.json").read_bytes() != content:
+            return False
+        verify(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _root(root: str | Path | None) -> Path:

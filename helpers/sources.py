@@ -90,7 +90,7 @@ def open_source(source: str = "", *, query: str = "", limits: Limits = DEFAULT_L
         shown = shortened(printable(source), 80)
         raise SourceError(f"{shown} cannot be opened ({why}): a source is {_KINDS}.") from error
     if is_folder:
-        is_idx = any(path.glob("*-images-idx3-ubyte*"))
+        is_idx = any(idx.parts(path))
         return idx.IdxSource(path, limits=limits) if is_idx else folders.FolderSource(path, limits=limits)
     if not is_file:
         raise SourceError(f"There is no {printable(source)!r}: a source is {_KINDS}.")

@@ -155,18 +155,47 @@ def test_a_member_that_ends_before_it_begins_is_one_sentence(tmp_path):
         read(tmp_path / "pets.tar")
 
 
-@pytest.mark.parametrize("damage", ["a name that is no UTF-8", "an empty name"])
-def test_a_zip_with_a_name_that_is_none_is_one_sentence(damage, tmp_path):
+def test_a_zip_with_a_name_that_says_it_is_utf_8_and_is_not_is_one_sentence(tmp_path):
     path = zipped(tmp_path / "pets.zip", {"cat/é.png": PICTURE, "x": PICTURE})
-    content = path.read_bytes()
-    if damage == "an empty name":
-        entry = content.rindex(b"PK\x01\x02")
-        content = content[: entry + 28] + b"\0\0\1\0" + content[entry + 32 :]  # its letter is an extra field
-    else:
-        content = content.replace("é".encode(), b"\xe9x")
-    path.write_bytes(content)
+    path.write_bytes(path.read_bytes().replace("é".encode(), b"\xe9x"))
     with pytest.raises(SourceError, match="pets.zip is damaged or cut short"):
         read(path)
+
+
+def test_an_empty_name_in_a_zip_is_a_finding(tmp_path):
+    path = zipped(tmp_path / "pets.zip", {"cat/1.png": PICTURE, "x": PICTURE})
+    content = path.read_bytes()
+    entry = content.rindex(b"PK\x01\x02")
+    path.write_bytes(content[: entry + 28] + b"\0\0\1\0" + content[entry + 32 :])  # its letter is an extra field
+    source, records = read(path)
+    assert [r.name for r in records] == ["cat/1.png"]
+    assert [f.kind for f in source.findings] == ["unsafe name"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "names"),
+    [
+        ("utf-8", ["Café/1.png", "鞋/é.png"]),  # macOS
+        ("gb2312", ["鞋/1.png", "包/二.png"]),  # Windows in Chinese
+        ("cp437", ["Café/1.png", "Größe/2.png", "Señor/ñ.png"]),  # what the format says
+    ],
+)
+def test_names_in_a_zip_that_does_not_say_their_encoding(encoding, names, tmp_path):
+    raw = {name.encode(encoding): f"{at}".rjust(len(name.encode(encoding)), "_") for at, name in enumerate(names)}
+    content = zipped(tmp_path / "pets.zip", dict.fromkeys(raw.values(), PICTURE)).read_bytes()
+    for name, stands_in in raw.items():
+        content = content.replace(stands_in.encode(), name)
+    (tmp_path / "pets.zip").write_bytes(content)
+    source, records = read(tmp_path / "pets.zip")
+    assert [(r.name, r.label) for r in records] == [(name, name.split("/")[0]) for name in names]
+    assert source.findings == []
+
+
+def test_a_zip_of_windows_with_backslashes_has_folders(tmp_path):
+    path = zipped(tmp_path / "pets.zip", {"pets\\cat\\": b"", "pets\\cat\\1.png": PICTURE, "pets\\dog\\2.png": PICTURE})
+    source, records = read(path)
+    assert [(r.name, r.label) for r in records] == [("pets/cat/1.png", "cat"), ("pets/dog/2.png", "dog")]
+    assert source.findings == []
 
 
 def test_a_tar_from_before_there_was_a_standard_is_read(tmp_path):

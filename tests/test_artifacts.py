@@ -221,6 +221,13 @@ def test_equal_runs_write_equal_manifests(tmp_path):
     assert manifest["n"] == 3
 
 
+def test_json_holds_a_path_that_is_no_utf_8_and_gives_it_back(tmp_path):
+    path = os.fsdecode(b"caf\xe9/\xe9\x9e\x8b.png")
+    artifacts.write_json(tmp_path / "a.json", {"SOURCE": path})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"SOURCE": path}
+    assert "\\udce9/鞋" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
 def test_json_refuses_what_json_has_not(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         artifacts.write_json(tmp_path / "a.json", {"loss": float("nan")})

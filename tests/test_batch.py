@@ -124,6 +124,17 @@ def test_archives_databases_files_and_prepared_sets_are_inputs_too(folder, model
         np.testing.assert_array_equal(np.stack(rows["probabilities"]), expected.probabilities)
 
 
+def test_paths_that_are_no_utf_8_are_inputs_and_are_named_in_signs_that_print(folder, model, tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    (folder / "bee").rename(odd)
+    (odd / "00.png").rename(odd / os.fsdecode(b"\xe9\n.png"))
+    done = batch.predict([odd / os.fsdecode(b"\xe9\n.png"), odd], model, tmp_path / "out.parquet")
+    table = pd.read_parquet(done.path)
+    assert table["name"].tolist()[0] == "\\udce9\\n.png"
+    assert table["input"].astype(str).iloc[-1] == f"{tmp_path}/caf\\udce9"
+    (tmp_path / "out.parquet.manifest.json").read_text(encoding="utf-8")
+
+
 def test_pictures_without_labels_and_of_any_size_are_answered(model, tmp_path):
     (tmp_path / "flat").mkdir()
     Image.new("RGB", (300, 200), "red").save(tmp_path / "flat" / "large.jpg")

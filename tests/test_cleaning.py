@@ -138,9 +138,20 @@ def test_of_a_picture_in_two_splits_the_training_side_is_dropped():
     assert found["detail"].tolist() == ["is in test as b", "is in test as b", "is in validation as e"]
 
 
+def test_contents_are_those_of_the_splits_and_tell_shots_of_one_scene_from_others():
+    random = np.random.default_rng(0)
+    scenes = random.integers(0, 256, (6, 4, 4)).repeat(8, axis=1).repeat(8, axis=2)
+    shots = (scenes[:, None] * np.array([1.0, 0.9, 0.8])[:, None, None]).reshape(18, 32, 32, 1)
+    shots = np.append(shots, np.full((2, 32, 32, 1), 9), axis=0).astype(np.uint8)  # and two blank ones
+    assert cleaning.contents(shots).tolist() == [*np.repeat(np.arange(0, 18, 3), 3).tolist(), 18, 18]
+
+
 def test_tiny_classes():
-    found = cleaning.tiny_classes(np.array(["cat"] * 3 + ["dog", "", "", ""]))
-    assert found[["name", "detail"]].to_numpy().tolist() == [["dog", "has too few pictures for every split: 1"]]
+    labels = np.array(["cat"] * 3 + ["dog", "", "", ""] + ["owl"] * 30)
+    content = np.append(np.arange(7), [7] * 29 + [8])
+    found = cleaning.tiny_classes(labels, content)
+    why = "has too few different pictures for every split: "
+    assert found[["name", "detail"]].to_numpy().tolist() == [["dog", f"{why}1"], ["owl", f"{why}2"]]
 
 
 def test_a_class_that_a_published_split_lacks_is_for_review():
@@ -429,7 +440,8 @@ def test_a_verdict_that_cannot_be_is_refused(decisions, says):
 def test_no_verdict_stands_in_for_a_label_or_judges_a_class():
     labels = np.array(["cat", "cat", "cat", "", "owl", ""], object)
     names = np.array(["1", "2", "3", "4", "5", "owl"], object)  # a stray picture may have the name of a class
-    found = pd.concat([cleaning.missing_labels(names, labels), cleaning.tiny_classes(labels)], ignore_index=True)
+    tiny = cleaning.tiny_classes(labels, np.arange(len(labels)))
+    found = pd.concat([cleaning.missing_labels(names, labels), tiny], ignore_index=True)
     for name in ("4", "owl"):
         with pytest.raises(ValueError, match=f"'{name}' cannot be kept: it has no label. Give it one"):
             cleaning.decide(found, {name: "keep"})
@@ -454,6 +466,21 @@ def test_findings_are_written_with_what_could_not_be_read(tmp_path):
     assert back.columns.tolist() == FOUND.columns.tolist()
     assert back[["name", "kind", "action"]].to_numpy().tolist()[-1] == ["d", "unreadable", "drop"]
     assert [path.name for path in tmp_path.iterdir()] == ["findings.csv"]
+
+
+def test_verdicts_of_an_earlier_session_are_kept_beside_the_new_ones(tmp_path):
+    path, earlier = tmp_path / "decisions.csv", {"a.png": "keep", "b.png": "drop"}
+    cleaning.write_decisions(path, earlier)
+    write = cleaning.decisions_writer(path)
+    for made in ({"c.png": "keep"}, {"c.png": "drop", "d.png": "keep"}, {"d.png": "keep"}):
+        write(made)
+        assert cleaning.read_decisions(path) == made
+    assert cleaning.read_decisions(tmp_path / "decisions-1.csv") == earlier
+    cleaning.decisions_writer(path)({"d.png": "keep", "e.png": "keep"})  # taken up, and gone on with
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["decisions-1.csv", "decisions.csv"]
+    path.write_text("spoilt")
+    cleaning.decisions_writer(path)({"f.png": "keep"})
+    assert (tmp_path / "decisions-2.csv").read_text() == "spoilt"
 
 
 def test_verdicts_come_back_from_their_file(tmp_path):

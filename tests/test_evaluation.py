@@ -203,7 +203,17 @@ def test_a_temperature_is_found_again():
         assert scaled == pytest.approx(times * evaluation.fit_temperature(labels, logits), rel=1e-3)
 
 
-def test_a_temperature_stays_in_its_range_where_all_answers_are_right_or_wrong():
-    logits = np.eye(4) * 5
-    assert 0.04 < evaluation.fit_temperature(np.arange(4), logits) < 0.2
-    assert 19 < evaluation.fit_temperature(np.roll(np.arange(4), 1), logits) < 21
+def test_a_temperature_stays_near_one_where_the_few_answers_are_all_right_or_wrong():
+    for margin in (0.4, 5.0):
+        logits = np.eye(4) * margin
+        assert 0.6 < evaluation.fit_temperature(np.arange(4), logits) < 1
+        assert 1 < evaluation.fit_temperature(np.roll(np.arange(4), 1), logits) < 4
+    sure = evaluation.fit_temperature(np.zeros(30, int), np.tile([0.4, 0.0], (30, 1)))
+    assert 0.85 < 1 / (1 + np.exp(-0.4 / sure)) < 0.97  # 30 of 30 are right: the next one is not surely so
+
+
+def test_many_pictures_overrule_what_is_thought_of_a_temperature_before():
+    labels, logits = np.array([0] * 9 + [1]), np.tile([8.0, 0.0], (10, 1))  # 9 of 10 right: log(9) apart
+    found = [evaluation.fit_temperature(np.tile(labels, n), np.tile(logits, (n, 1))) for n in (1, 10, 100, 1000)]
+    assert found == sorted(found)
+    assert found[-1] == pytest.approx(8 / np.log(9), rel=0.01)

@@ -388,7 +388,9 @@ def test_no_file_names_a_function_to_be_called(tmp_path, module, function):
 @pytest.mark.parametrize(
     ("module", "name"),
     [("subprocess", "Popen"), ("keras.layers", "TFSMLayer"), ("keras.layers", "TorchModuleWrapper"),
-     ("keras.src.layers", "JaxLayer"), ("keras.callbacks", "LambdaCallback"), ("mine", "Layer")],
+     ("keras.src.layers", "JaxLayer"), ("keras.callbacks", "LambdaCallback"), ("mine", "Layer"),
+     ("keras", "layers.TFSMLayer"), ("keras", "layers.Lambda"), ("keras", "utils.get_file"),
+     ("keras.layers", "core.Dense")],
 )  # fmt: skip
 def test_no_file_names_a_class_that_is_no_part_of_a_network(tmp_path, module, name):
     def replace(config):

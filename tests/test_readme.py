@@ -35,7 +35,7 @@ def shown(name: str) -> list[str]:
 EVERY = sorted({(name, command) for name in READMES for command in shown(name)})
 QUICK = r"python -m helpers (predict|registry)\b|papermill --help-notebook "
 DOCTOR = r"\.venv/bin/python -m helpers doctor$"
-SERVED = r"python -m helpers serve$|curl .*localhost:8080/"
+SERVED = r"python -m helpers serve$|printf .*\| curl .*localhost:8080/"
 MAKE = r"make "
 RUN = r"python -m helpers run\b"
 PAPERMILL = r"papermill -k workbook "
@@ -129,7 +129,10 @@ def test_a_benchmark_of_the_readmes_is_known(command, tmp_path):
 @pytest.mark.parametrize("name", READMES)
 def test_the_server_of_the_readmes_answers_their_request(name, place):
     commands = [command for command in shown(name) if re.match(SERVED, command)]
-    serve, ask = sorted(commands, key=lambda command: command.startswith("curl"))
+    serve, ask = sorted(commands, key=lambda command: "curl" in command)
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400), dtype=np.uint8)
+    Image.fromarray(noise).save(place / "photo.jpg", quality=95)
+    assert (place / "photo.jpg").stat().st_size > 128 * 1024  # as a photo has, and no argument of a command may have
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -80,8 +80,25 @@ def test_files_that_are_not_as_registered_are_named(file, harm):
         changed.write_bytes(b"weight!")
     with pytest.raises(ValueError, match=rf"{changed.name} is not as it was registered"):
         registry.folder("student")
-    with pytest.raises(ValueError, match="is not as it was registered"):
-        registry.register("student", file, **FACTS)
+    assert registry.register("student", file, **FACTS).number == 2  # as that sentence advises
+    assert registry.folder("student").name == "2"
+
+
+def test_a_version_is_whole_beside_what_a_file_manager_leaves(file):
+    first = registry.register("student", file, **FACTS)
+    (first.path / ".DS_Store").write_bytes(b"x")
+    assert registry.folder("student") == first.path
+    assert registry.register("student", file, **FACTS) == first
+
+
+def test_a_folder_without_a_manifest_is_listed_with_the_reason_and_takes_its_number_alone(file):
+    first = registry.register("student", file, **FACTS)
+    (first.path.parent / "2").mkdir()
+    assert registry.register("student", file, **FACTS | {"facts": {}}).number == 3
+    listed = registry.listing("student").set_index("version")
+    assert listed.loc[[1, 3], "file"].tolist() == [file.name, file.name]
+    assert "manifest of" in listed.loc[2, "file"]
+    assert "register the model again" in listed.loc[2, "file"]
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "a b", ".hidden", "a.b", "ä", "a\n", "x" * 101, None])

@@ -509,6 +509,15 @@ def test_control_characters_in_a_csv_are_escaped(tree):
     assert collect(f"{root}/list.csv").names.tolist() == ["a\\n\\x1b.png"]
 
 
+def test_a_csv_of_windows_has_backslashes_and_cannot_lead_out_by_them(tmp_path, tree):
+    root = tree({"list.csv": b"path,label\nb\\c.png,cat\n..\\secret.png,cat\na\\1.png,dog\n", "b/c.png": encode(GREY),
+                 "a\\1.png": encode(GREY)})  # fmt: skip
+    (tmp_path / "secret.png").write_bytes(encode(GREY))
+    found = collect(f"{root}/list.csv")
+    assert list(zip(found.names, found.labels, strict=True)) == [("b\\c.png", "cat"), ("a\\1.png", "dog")]
+    assert found.findings["kind"].tolist() == ["unsafe name"]
+
+
 def test_a_csv_row_that_is_too_short_is_a_finding(tree):
     root = tree({"list.csv": b"path,label\na.png\n\x00.png,cat\n,cat\n", "a.png": encode(GREY)})
     found = collect(f"{root}/list.csv")
@@ -591,6 +600,16 @@ def test_idx_files_without_a_picture_are_one_sentence(tmp_path):
     write_idx(tmp_path / "mnist", **empty)
     with pytest.raises(SourceError, match="No picture in the IDX files of mnist"):
         collect(str(tmp_path / "mnist"))
+
+
+def test_idx_files_with_a_dot_beside_folders_that_are_called_as_files_are(tmp_path):
+    contents = write_idx(tmp_path / "mnist", zipped=False)
+    for name in contents:
+        (tmp_path / "mnist" / name).rename(tmp_path / "mnist" / name.replace("-idx", ".idx"))
+        (tmp_path / "mnist" / name).mkdir()
+    found = collect(str(tmp_path / "mnist"))
+    assert found.labels.tolist() == ["0", "1", "2", "3", "4", "5", "6", "3", "1"]
+    assert found.names[[0, 8]].tolist() == ["train/00000", "t10k/00001"]
 
 
 def test_idx_files_that_lie_there_packed_and_unpacked_are_read_once(tmp_path):
