@@ -33,9 +33,10 @@ test: setup  ## Run every check: unit, doctest, structure, papermill smoke, nbva
 	@$(BIN)/python -m ruff check .
 ifdef ARGS
 	@$(BIN)/python -m pytest $(ARGS)
-else  # what starts no kernel in several processes, then notebooks and browsers, which measure time, by themselves
+else  # what is quick, then what is slow in two processes (a file in one of them), then by itself what measures time
 	@$(BIN)/python -m pytest -m "not slow" $(SEVERAL) --cov=helpers --cov-report=
-	@$(BIN)/python -m pytest -m slow --durations=15 --cov=helpers --cov-append --cov-report=term:skip-covered --cov-fail-under=90
+	@$(BIN)/python -m pytest -m "slow and not alone" --numprocesses=2 --dist=loadfile --durations=15 --cov=helpers --cov-append --cov-report=
+	@$(BIN)/python -m pytest -m alone --durations=15 --cov=helpers --cov-append --cov-report=term:skip-covered --cov-fail-under=90
 endif
 
 unit: setup  ## Run the quick checks only (no kernel is started).

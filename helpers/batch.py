@@ -150,7 +150,7 @@ def _own(output: Path) -> frozenset[str]:
 
 
 def _open(text: str, query: str, limits: Limits, own: frozenset[str]) -> _Input:
-    path, title = Path(text).expanduser(), records.printable(records.public(text))
+    path, title = artifacts.expanded(text), records.printable(records.public(text))
     if "://" not in text and (path / "images.npy").is_file() and (path / "manifest.json").is_file():
         labels = np.load(path / "labels.npy", mmap_mode="r")
         prepared = dataclasses.replace(data.load(path), labels=labels, splits={})  # what grows with it is left on disk
@@ -383,7 +383,7 @@ def _fingerprint(text: str, own: frozenset[str]) -> str:
 
 def _files(text: str, own: frozenset[str]) -> Iterator[str | Path]:
     """Yields an input's files on this machine, but for those that this very call writes."""
-    path = Path(text).expanduser()
+    path = artifacts.expanded(text)
     if "://" in text:
         if text.startswith("sqlite"):
             from sqlalchemy.engine import make_url

@@ -5,6 +5,7 @@ import math
 
 from helpers import artifacts
 
+_SIGNS = {True: "✔", False: "✘", None: "(measured, not judged in this run)"}
 _BOUNDS = ("at_least", "at_most", "within")
 
 
@@ -16,6 +17,7 @@ def check(
     at_most: float | None = None,
     within: tuple[float, float] | None = None,
     unit: str = "",
+    judged: bool = True,
 ) -> None:
     """Checks one statement of a notebook against what was measured, prints it and records it.
 
@@ -32,14 +34,17 @@ def check(
         at_most: Highest figure for which it holds, inclusive.
         within: Lowest and highest figure, inclusive.
         unit: Unit of the figure, for the table.
+        judged: Whether the bound applies to this run; if not, the figure is recorded all the same, and `held` is None.
 
     Raises:
         ValueError: If not exactly one bound is given for a number, or any for a bool.
     """
     entry = judge(statement, measured, at_least=at_least, at_most=at_most, within=within)
     entry = {"claim": statement, "measured": entry.pop("measured"), "unit": unit, **entry}
+    if not judged:
+        entry["held"] = None
     _record(entry)
-    print(f"{'✔' if entry['held'] else '✘'} {statement}")
+    print(f"{_SIGNS[entry['held']]} {statement}")
 
 
 def judge(
@@ -89,7 +94,7 @@ def read(stem: str | None = None) -> list[dict]:
 
 
 def _whole(entry: object) -> bool:
-    kinds = {"claim": str, "measured": (bool, int, float, str), "unit": str, "held": bool}
+    kinds = {"claim": str, "measured": (bool, int, float, str), "unit": str, "held": (bool, type(None))}
     try:
         return all(isinstance(entry[name], kind) for name, kind in kinds.items()) and bool(bound_text(entry))
     except (KeyError, IndexError, TypeError):
@@ -97,7 +102,7 @@ def _whole(entry: object) -> bool:
 
 
 def table(stem: str | None = None) -> "pandas.DataFrame":  # noqa: F821
-    """Returns the recorded claims as a DataFrame: claim, measured, unit, expected, held."""
+    """Returns the recorded claims as a DataFrame: claim, measured, unit, expected, held (– if not judged)."""
     import pandas as pd
 
     rows = [
@@ -105,8 +110,8 @@ def table(stem: str | None = None) -> "pandas.DataFrame":  # noqa: F821
             "claim": entry["claim"],
             "measured": short(entry["measured"]),
             "unit": entry["unit"],
-            "expected": bound_text(entry),
-            "held": "✔" if entry["held"] else "✘",
+            "expected": "–" if entry["held"] is None else bound_text(entry),
+            "held": "–" if entry["held"] is None else _SIGNS[entry["held"]],
         }
         for entry in read(stem)
     ]

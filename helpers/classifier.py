@@ -102,9 +102,9 @@ def load(path: str | Path, *, threads: int | None = None) -> Classifier:
         FileNotFoundError: If nothing is there.
         ValueError: If it is no model, is damaged, or does not fit what its manifest says.
     """
-    path = Path(path)
+    path = artifacts.expanded(path)
     if path.is_dir():
-        return _registered(path, threads)
+        return _registered(path.absolute(), threads)  # `.` has no name
     checksum = artifacts.sha256(path) if path.is_file() else ""
     predictor = inference.load(path, threads=threads)
     card = _card(path.with_name("model_card.json"), checksum)

@@ -263,9 +263,9 @@ def _serve(parsed: argparse.Namespace) -> int:
     from helpers import artifacts, protocols, serving
 
     limits = protocols.limits(dict(parsed.limit))
-    key = os.environ.get("WORKBOOK_API_KEY")
+    key = os.environ.get("WORKBOOK_API_KEY", "").strip()  # as a secret it may end with a line break
     if parsed.api_key_file is not None:
-        key = Path(parsed.api_key_file).expanduser().read_text(encoding="utf-8").partition("\n")[0].strip()
+        key = artifacts.expanded(parsed.api_key_file).read_text(encoding="utf-8").partition("\n")[0].strip()
         if not key:
             raise ValueError(
                 f"The first line of {parsed.api_key_file} is empty: write the key there, or leave --api-key-file out."

@@ -12,9 +12,10 @@ from helpers import artifacts, registry
 
 # What a serving process imports, but for what these need themselves.
 _SERVING = (
-    "kserve", "uvicorn[standard]", "orjson", "prometheus-client", "grpcio", "numpy", "pillow", "psutil",
+    "kserve", "uvicorn[standard]", "orjson", "pysimdjson", "prometheus-client", "grpcio", "numpy", "pillow", "psutil",
     "ai-edge-litert", "onnxruntime",
 )  # fmt: skip
+_SERVED = (".tflite", ".tflite.xz", ".onnx")
 _CONTAINERFILE = """\
 # Serves the models in registry/. Build and run, with Podman or Docker, the key of your clients in the file `key`:
 #   podman build -t {name} .
@@ -25,9 +26,10 @@ COPY requirements.txt .
 RUN pip install --no-cache-dir --require-hashes -r requirements.txt
 COPY helpers helpers
 COPY registry registry
+RUN chmod -R a+rX .
 USER 10001
 EXPOSE 8080 8081
-HEALTHCHECK --start-period=10s CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/v2/health/ready')"]
+HEALTHCHECK --start-period=10s CMD ["python", "-c", "import urllib.request as r; r.build_opener(r.ProxyHandler({{}})).open('http://127.0.0.1:8080/v2/health/ready')"]
 ENTRYPOINT {command}
 """
 _TRITON = """\
@@ -138,12 +140,18 @@ def container(folder: str | Path, *, name: str, root: str | Path | None = None) 
         root: Folder of the registry; `outputs/registry` if not given.
 
     Raises:
-        ValueError: If no version of the model is live.
+        ValueError: If no version of the model is live, or the live one needs TensorFlow, which the image has not.
     """
     number = registry.promoted(name, root=root)
     if number is None:
         raise ValueError(f"No version of {name} is live: `python -m helpers registry promote {name} VERSION`.")
     version = registry.folder(name, number, root=root)
+    model = registry.model_file(version)
+    if not model.name.endswith(_SERVED):
+        raise ValueError(
+            f"The image has no TensorFlow, and the live version of {name} is {model.name}: export the model to LiteRT "
+            "or ONNX, and promote that version."
+        )
     command = ["python", "-m", "helpers", "serve", "--registry", "registry", "--host", "0.0.0.0",
                "--api-key-file", "/run/secrets/api_key"]  # fmt: skip
     with artifacts.writing_folder(folder) as partial:

@@ -22,6 +22,7 @@ from matplotlib.transforms import Bbox
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 BASELINE = "#8c8c8c"
 _LONGEST_NAME = 28
+_MOST_CLASSES = 40  # in a confusion matrix
 _CJK = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
         "Droid Sans Fallback", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei")  # fmt: skip
 _HALO = [patheffects.withStroke(linewidth=3, foreground="white")]  # a line behind a name leaves it legible
@@ -128,7 +129,7 @@ def image_grid(
     columns = min(columns, max(len(images), 1))
     rows = -(-len(images) // columns) or 1
     lines = max((str(text).count("\n") + 1 for text in titles), default=0) if titles is not None else 0
-    extra = 0.16 * lines
+    extra, longest = 0.16 * lines, max(8, int(18 * size))
     figure, axes = plt.subplots(
         rows, columns, figsize=(columns * size + 0.9 * bool(row_titles), rows * (size + extra) + 0.3), squeeze=False
     )
@@ -139,11 +140,11 @@ def image_grid(
     for position, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
         _draw_picture(ax, np.asarray(image), limits)
         if titles is not None:
-            ax.set_title(_text(titles[position]), fontsize="x-small", loc="center", pad=2)
+            ax.set_title(_text(titles[position], longest), fontsize="x-small", loc="center", pad=2)
     for ax, text in zip(axes[:, 0], row_titles or [], strict=False):
         ax.set_ylabel(_text(text), rotation=0, ha="right", va="center", fontsize="small")
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
+        figure.suptitle(_text(title, len(title)), x=0.01, ha="left", fontsize="medium")
     return axes
 
 
@@ -548,9 +549,14 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], *, ax: Axes | N
     """Draws a confusion matrix: truth in rows, prediction in columns, mistakes coloured by their share of the row.
 
     Up to 20 classes the counts are written in the cells, zeros left out. The right answers on the diagonal have no
-    colour: beside them every mistake would be pale.
+    colour: beside them every mistake would be pale. Of more than 40 classes those are drawn that have most mistakes.
     """
-    matrix = np.asarray(matrix)
+    matrix, predicted = np.asarray(matrix), "predicted"
+    if len(matrix) > _MOST_CLASSES:
+        wrong = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
+        rows = np.sort(np.argsort(-wrong, kind="stable")[:_MOST_CLASSES])
+        predicted = f"predicted ({_MOST_CLASSES} of {len(matrix)} classes: those with most mistakes)"
+        matrix, classes = matrix[np.ix_(rows, rows)], [classes[row] for row in rows]
     side = max(3.2, 0.42 * len(classes) + 1.3)
     ax = _axes(ax, width=side + 0.6, height=side)
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -563,7 +569,7 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], *, ax: Axes | N
     ticks = np.arange(len(classes))
     ax.set_xticks(ticks, [_text(name) for name in classes], rotation=90)
     ax.set_yticks(ticks, [_text(name) for name in classes])
-    ax.set(xlabel="predicted", ylabel="true")
+    ax.set(xlabel=predicted, ylabel="true")
     ax.grid(False)
     ax.figure.colorbar(drawn, ax=ax, label="share of the true class, mistakes alone", shrink=0.7)
     return ax
@@ -611,7 +617,7 @@ def _grid(count: int, columns: int, size: tuple[float, float], title: str | None
     for ax in axes.flat[count:]:
         ax.set_visible(False)
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize="medium")
+        figure.suptitle(_text(title, len(title)), x=0.01, ha="left", fontsize="medium")
     return axes
 
 
@@ -621,11 +627,11 @@ def _legend(ax: Axes) -> None:
         ax.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
 
 
-def _text(name: object) -> str:
-    """Returns a name that is safe to draw: dollars are no formula, control characters are visible."""
+def _text(name: object, longest: int = _LONGEST_NAME) -> str:
+    """Returns a name that is safe to draw: dollars are no formula, control characters are seen, long lines are cut."""
     lines = str(name).split("\n")
     shown = ["".join(sign if sign.isprintable() else "�" for sign in line) for line in lines]
-    shown = [line if len(line) <= _LONGEST_NAME else line[: _LONGEST_NAME - 1] + "…" for line in shown]
+    shown = [line if len(line) <= longest else line[: longest - 1] + "…" for line in shown]
     return "\n".join(shown).replace("$", r"\$")
 
 

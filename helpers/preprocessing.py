@@ -4,6 +4,7 @@ Nothing here is about one backend: NumPy and Keras layers only, so TensorFlow, J
 the same batches.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -138,8 +139,8 @@ class Batches(keras.utils.PyDataset):
         self._images, self._labels, self._indices = images, labels, indices
         self._batch_size, self._shuffle, self._seed = batch_size, shuffle, seed
         self._augment, self._classes, self._drop_last = augment, classes, drop_last
-        self.epoch, self._begun = 0, False
-        self._order = self._new_order()
+        self.epoch, self._begun, self._over = 0, False, False
+        self._order, self._turning = self._new_order(), threading.Lock()
 
     def __len__(self) -> int:
         rounded = len(self._indices) if self._drop_last else len(self._indices) + self._batch_size - 1
@@ -148,6 +149,7 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if not 0 <= index < len(self):
             raise IndexError(f"There are {len(self)} batches; received the number {index}.")
+        self._turn()
         # Within a batch the order is free, and a disk prefers to be read forwards.
         rows = np.sort(self._order[index * self._batch_size : (index + 1) * self._batch_size])
         images, labels = self._images[rows], self._labels[rows]
@@ -165,18 +167,29 @@ class Batches(keras.utils.PyDataset):
 
     def start(self, epoch: int) -> None:
         """Goes to an epoch, counted from 0: its order, and its version of every picture."""
-        self.epoch, self._begun = epoch, False
+        self.epoch = epoch
         self._order = self._new_order()
+        self._begun = self._over = False  # last: threads that see it read the new order
 
     def next_epoch(self) -> None:
         """Moves on to the next epoch: another order, and another version of every picture."""
         self.start(self.epoch + 1)
 
     def on_epoch_begin(self) -> None:
-        """Keras calls this as an epoch of `fit` begins (and its end more often than once an epoch)."""
-        if self._begun:
-            self.next_epoch()
+        """Keras calls this as an epoch begins, and its threads may have asked for batches of it before."""
+        self._turn()
         self._begun = True
+
+    def on_epoch_end(self) -> None:
+        """Keras calls this as an epoch ends, and more often."""
+        self._over = self._begun
+
+    def _turn(self) -> None:
+        """Moves on to the next epoch once this one is over: whoever asks first does it, and the others wait."""
+        if self._over:
+            with self._turning:
+                if self._over:
+                    self.next_epoch()
 
     def _new_order(self) -> np.ndarray:
         return self._random(0).permutation(self._indices) if self._shuffle else self._indices

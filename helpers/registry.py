@@ -281,7 +281,7 @@ def _holds(path: Path, content: bytes) -> bool:
 
 
 def _root(root: str | Path | None) -> Path:
-    return artifacts.outputs() / "registry" if root is None else Path(root)
+    return artifacts.outputs() / "registry" if root is None else artifacts.expanded(root)
 
 
 def _base(name: str, root: str | Path | None) -> Path:

@@ -361,12 +361,15 @@ def _row(outcome: Outcome) -> str:
     )
 
 
+_COLOURS = {"✔": "good", "✘": "bad", "–": ""}  # of a claim that holds, fails or is not judged
+
+
 def _claims(stem: str, title: str) -> str:
     table = claims.table(stem)
     if table.empty:
         return ""
     rows = "".join(
-        f'<tr><td class="{"good" if row.held == "✔" else "bad"}">{row.held}</td><td>{html.escape(row.claim)}</td>'
+        f'<tr><td class="{_COLOURS[row.held]}">{row.held}</td><td>{html.escape(row.claim)}</td>'
         f'<td class="figure">{html.escape(f"{row.measured} {row.unit}".strip())}</td>'
         f'<td class="figure">{html.escape(row.expected)}</td></tr>\n'
         for row in table.itertuples()

@@ -280,7 +280,8 @@ def check_key(headers: dict[bytes, bytes], key: str | None) -> None:
     """Raises Refused, 401, unless the headers (in lower case) show the key."""
     if key is None:
         return
-    shown = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+    scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+    shown = headers.get(b"x-api-key") or (token.strip() if scheme.lower() == b"bearer" else b"")
     if not hmac.compare_digest(shown, key.encode()):
         raise Refused(401, "This server wants its key: send it as `Authorization: Bearer <key>` or `X-API-Key: <key>`.")
 

@@ -153,7 +153,7 @@ def _run_one(notebook: Notebook, values: dict, kernel_name: str, descriptor: int
         page = report.page(executed, notebook.title)
         with artifacts.writing(folder / f"{notebook.stem}.html") as partial:
             partial.write_text(page, encoding="utf-8")
-    recorded = claims.read(notebook.stem)
+    recorded = [entry for entry in claims.read(notebook.stem) if entry["held"] is not None]  # those that were judged
     return Outcome(
         notebook.stem,
         notebook.title,
@@ -231,7 +231,7 @@ def _print_summary(went: list[Outcome], index: Path) -> None:
         print(f"{o.stem:<{width}}  {time_taken:>8}  {memory:>8}  {end}")
     for o in went:
         for entry in claims.read(o.stem) if o.status != SKIPPED else []:
-            if not entry["held"]:
+            if entry["held"] is False:
                 print(
                     f"✘ {o.stem}: {entry['claim']} (measured {entry['measured']}, expected {claims.bound_text(entry)})"
                 )

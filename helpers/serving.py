@@ -12,6 +12,7 @@ import ipaddress
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -20,8 +21,11 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 from helpers import artifacts, registry
 from helpers.protocols import Limits
@@ -66,30 +70,32 @@ def supervise(
         ValueError: If nothing is promoted, a number makes no sense, or another address is asked for without a key.
         OSError: If the address cannot be had.
     """
-    root = Path(root).expanduser().absolute()
+    root = artifacts.expanded(root).absolute()
     _check_numbers({"--port": port, "--grpc-port": grpc_port, "--workers": workers, "--threads": threads,
                     "--largest-batch": largest})  # fmt: skip
     _check(root, host, key)
     settings = {"registry": str(root), "key": key, "largest": largest, "threads": threads,
                 "limits": dataclasses.asdict(limits)}  # fmt: skip
     # Mapped files: on a disk that is full, a worker that writes to them is killed.
-    metrics = tempfile.mkdtemp(prefix="workbook-metrics-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None)
+    metrics = _metrics_folder()
     try:
         with _listen(host, port, "--port") as listening:
             with _listen(host, grpc_port, "--grpc-port") as free:  # workers share it: they would not notice a stranger
                 settings["grpc"] = _address(host, free)
             stopping = threading.Event()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: stopping.set())
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                if signal.getsignal(number) != signal.SIG_IGN:  # as nohup asks for
+                    signal.signal(number, lambda *_: stopping.set())
             if follow:
                 threading.Thread(target=_follow, args=(stopping,), daemon=True).start()
             crew = [_Worker(settings, listening, metrics) for _ in range(workers)]
             try:
                 for worker in crew:
-                    worker.wait_until_ready()
+                    worker.wait_until_ready(stopping)
                 what = ", ".join(f"{name} {registry.promoted(name, root=root)}" for name in _live(root))
                 at = f"http://{_address(host, listening)} and grpc://{settings['grpc']}"
-                say(f"Serving {what} at {at}; Ctrl+C ends it.")
+                if not stopping.is_set():
+                    say(f"Serving {what} at {at}; Ctrl+C ends it.")
                 _keep_alive(crew, stopping)
             finally:
                 for worker in crew:
@@ -157,7 +163,8 @@ def start(
 ) -> Server:
     """Starts a server on free ports of this machine and waits until it answers.
 
-    It ends with `stop`, and with this process, however that ends.
+    It ends with `stop`, and with this process, however that ends. Where the environment names a proxy, clients in
+    this process ask servers on this machine without it from now on: it could not reach them.
 
     Args:
         root: Folder of the registry.
@@ -170,6 +177,7 @@ def start(
         ValueError: With what the server said, if it does not start.
     """
     begun = time.perf_counter()
+    _spare_the_proxy()
     log = Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-P", "-m", "helpers", "serve", "--registry", str(Path(root).absolute()), "--port", "0",
@@ -202,16 +210,19 @@ class _Worker:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-W", "ignore", "-m", "helpers.worker", "--descriptor", str(descriptor)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[descriptor],
-            env=_environment() | {"PROMETHEUS_MULTIPROC_DIR": self._metrics},
+            env=_environment() | {"PROMETHEUS_MULTIPROC_DIR": self._metrics}, start_new_session=True,
         )  # fmt: skip
         self._process.stdin.write(json.dumps(self._settings).encode() + b"\n")
         self._process.stdin.flush()
 
-    def wait_until_ready(self) -> None:
-        alarm = threading.Timer(_READY_SECONDS, self._process.kill)
-        alarm.start()
+    def wait_until_ready(self, stopping: threading.Event) -> None:
+        end = time.monotonic() + _READY_SECONDS
+        while not select.select([self._process.stdout], [], [], 0.1)[0]:
+            if stopping.is_set():
+                return
+            if time.monotonic() > end:
+                self._process.kill()
         self._hear()
-        alarm.cancel()
         if not self._ready:
             raise ValueError(
                 "A worker ended, or said nothing for a minute, before it was ready: the lines above say why."
@@ -298,12 +309,31 @@ def _is_loopback(host: str) -> bool:
 def _listen(host: str, port: int, option: str) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
+        both = address[0] == "::" and socket.has_dualstack_ipv6()  # as gRPC takes it, too
+        return socket.create_server(address[:2], family=family, backlog=2048, dualstack_ipv6=both)
     except OSError as error:
         why = error.strerror or str(error)
         raise OSError(
             error.errno, f"{host} port {port} cannot be listened on ({why}): name another with {option}."
         ) from error
+
+
+def _metrics_folder() -> str:
+    """Makes a folder of this process in memory; those of processes that were killed go."""
+    memory = Path(_MEMORY if os.access(_MEMORY, os.W_OK) else tempfile.gettempdir())
+    for left in memory.glob("workbook-metrics-*-*"):
+        owner = left.name.split("-")[2]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"workbook-metrics-{os.getpid()}-", dir=memory)
+
+
+def _spare_the_proxy() -> None:
+    if urllib.request.getproxies_environment():
+        for name in ("no_proxy", "NO_PROXY"):
+            spared = [host for host in os.environ.get(name, "").split(",") if host]
+            here = [host for host in ("127.0.0.1", "localhost", "::1") if host not in spared]
+            os.environ[name] = ",".join(spared + here)
 
 
 def _address(host: str, listening: socket.socket) -> str:

@@ -34,6 +34,21 @@ def test_the_bound_decides(measured, bound, held):
     assert claims.read()[0]["held"] is held
 
 
+def test_what_is_not_judged_is_measured_all_the_same(capsys):
+    claims.check("There are enough pictures", 12, at_least=50_000, judged=False)
+    claims.check("The order is that of the paper", False, judged=False)
+    claims.check("It counts", 12, at_least=2)
+    assert capsys.readouterr().out.splitlines() == [
+        "(measured, not judged in this run) There are enough pictures",
+        "(measured, not judged in this run) The order is that of the paper",
+        "✔ It counts",
+    ]
+    assert [(entry["measured"], entry["held"]) for entry in claims.read()] == [(12, None), (False, None), (12, True)]
+    assert claims.table()[["measured", "expected", "held"]].to_numpy().tolist() == [
+        ["12", "–", "–"], ["false", "–", "–"], ["12", "≥ 2", "✔"],
+    ]  # fmt: skip
+
+
 def test_the_printed_line_holds_no_figure(capsys):
     claims.check("Small enough", 0.123, at_most=1.0)
     claims.check("Large enough", 0.123, at_least=1.0)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from helpers import artifacts, devices, models, training
+from helpers import artifacts, devices, models, processor, training
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +86,25 @@ def test_precision_follows_compute_capability(capability, policy):
 def test_bfloat16_is_read_from_the_processors_flags(tmp_path, flags, expected):
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: {flags}\n")
     assert devices._multiplies_bfloat16(tmp_path / "cpuinfo") is expected
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "1000000 100000"}, 8),  # more than there are
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({}, 8),
+    ],
+)
+def test_the_quota_of_a_container_counts_as_cores(tmp_path, monkeypatch, files, cores):
+    monkeypatch.setattr(processor.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content + "\n")
+    assert processor.cores(tmp_path) == cores
 
 
 def test_a_system_without_cpuinfo_has_no_bfloat16(tmp_path):

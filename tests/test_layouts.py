@@ -245,3 +245,43 @@ def test_a_damaged_version_is_not_put_into_a_container(file, tmp_path):
 def test_without_a_live_version_there_is_nothing_to_put_into_a_container(file, tmp_path):
     with pytest.raises(ValueError, match="No version of pets is live: `python -m helpers registry promote"):
         layouts.container(tmp_path / "image", name="pets", root=tmp_path / "registry")
+
+
+def test_a_version_that_needs_tensorflow_is_not_put_into_a_container(tmp_path):
+    from helpers import models, training
+
+    model = training.save(models.softmax_regression((4, 4, 1), 3), tmp_path / "model.keras")
+    root, facts = tmp_path / "registry", {"classes": CLASSES, "input": [4, 4, 1]}
+    registry.register("pets", model, facts=facts, made_by="test", parameters={}, root=root)
+    artifacts.write_json(root / "pets" / "promoted", {"version": 1, "before": []})
+    with pytest.raises(ValueError, match=r"no TensorFlow, and the live version of pets is model.keras: export"):
+        layouts.container(tmp_path / "image", name="pets", root=root)
+    assert not (tmp_path / "image").exists()
+
+
+def test_a_container_has_every_package_that_its_server_imports(context):
+    """With nothing of this environment but what `requirements.txt` names, as in the image."""
+    script = (
+        "import sys, importlib.abc; from importlib import metadata\n"
+        "allowed, owners = set(sys.argv[1].split()), metadata.packages_distributions()\n"
+        "class Only(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        owned = {one.lower().replace('_', '-').replace('.', '-') for one in owners.get(name, ())}\n"
+        "        if '.' not in name and name != 'helpers' and owned and not owned & allowed:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Only())\n"
+        "from helpers import cli, live, serving, worker\n"
+        "worker.kserve_application(); live.classifier.load('registry/pets/2')\n"
+        "print('all', len(allowed))"
+    )
+    text = (context / "requirements.txt").read_text()
+    names = {name.lower().replace("_", "-").replace(".", "-") for name in re.findall(r"(?m)^([A-Za-z0-9._-]+)", text)}
+
+    def imported(*names):
+        command = [sys.executable, "-W", "ignore", "-c", script, " ".join(names)]
+        return subprocess.run(command, cwd=context, capture_output=True, text=True)
+
+    done = imported(*names)
+    assert done.stdout.startswith("all"), done.stderr[-2000:]
+    for name in ("pysimdjson", "onnxruntime", "grpcio"):
+        assert "ModuleNotFoundError" in imported(*names - {name}).stderr

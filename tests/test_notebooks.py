@@ -166,6 +166,7 @@ def committed(tmp_path_factory) -> Callable[[str], None]:
     return compare
 
 
+@pytest.mark.alone
 @each_notebook
 def test_committed_outputs_are_what_the_notebook_gives(committed, number):
     committed(number)

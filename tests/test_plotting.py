@@ -151,6 +151,29 @@ def test_confusion_matrix_writes_counts_for_few_classes_only():
     assert len(plotting.confusion_matrix(np.eye(30, dtype=int), [str(i) for i in range(30)]).texts) == 0
 
 
+def test_of_many_classes_the_confused_ones_are_drawn():
+    matrix = np.diag(np.full(300, 5))
+    matrix[7, 250] = matrix[250, 7] = 3
+    ax = plotting.confusion_matrix(matrix, [f"class {i}" for i in range(300)])
+    shown = [label.get_text() for label in ax.get_xticklabels()]
+    assert len(shown) == 40
+    assert {"class 7", "class 250"} <= set(shown)
+    assert ax.images[0].get_array()[shown.index("class 7"), shown.index("class 250")] == 3 / 8
+    assert "40 of 300 classes" in ax.get_xlabel()
+    assert max(ax.figure.get_size_inches()) < 20
+
+
+def test_titles_of_pictures_fit_above_them_and_dollars_are_no_formula():
+    titles = ["golden retriever\nnot Irish wolfhound"] * 2
+    axes = plotting.image_grid(np.zeros((2, 4, 4), np.uint8), titles, title="cheap_$, taken for dear_$: 2 pictures")
+    figure = axes[0, 0].figure
+    figure.canvas.draw()
+    for ax in axes.flat:
+        assert ax.title.get_window_extent().width <= figure.get_size_inches()[0] / 2 * figure.dpi
+    assert [line[-1] for line in axes[0, 0].get_title().split("\n")] == ["…", "…"]
+    assert figure.get_suptitle() == r"cheap_\$, taken for dear_\$: 2 pictures"
+
+
 def test_intervals_run_from_top_to_bottom_with_the_baseline_in_grey():
     ax = plotting.intervals(["a", "b"], [0.5, 0.9], [0.4, 0.8], [0.6, 1.0], baseline=0.1)
     assert ax.get_ylim() == (1.5, -0.5)

@@ -4,6 +4,8 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -254,6 +256,28 @@ def test_fit_reads_each_epoch_anew_and_repeats_with_the_seed(workers):
     assert epochs == (2 if keras.backend.backend() == "jax" else 1), "the epochs 0 and 1"
     np.testing.assert_allclose(first["loss"], again["loss"], rtol=1e-5)
     assert set(first) == {"loss", "val_loss"}
+
+
+def test_threads_that_read_ahead_begin_an_epoch_with_its_own_order(monkeypatch):
+    """Keras starts its threads before it says that an epoch begins, and drawing a long order takes time."""
+    images, labels = numbered()
+    pipeline = preprocessing.batches(images, np.arange(len(images)), batch_size=10, shuffle=True, workers=4)
+    drawn = pipeline._new_order
+    monkeypatch.setattr(pipeline, "_new_order", lambda: (time.sleep(0.2), drawn())[1])
+    read = []
+    for _ in range(3):
+        with ThreadPoolExecutor(4) as threads:
+            ahead = [threads.submit(pipeline.__getitem__, index) for index in range(len(pipeline))]
+            pipeline.on_epoch_begin()
+            read.append(np.concatenate([batch.result()[1] for batch in ahead]).tolist())
+        pipeline.on_epoch_end()
+        pipeline.on_epoch_end()  # Keras says it more often than once
+    assert [sorted(epoch) for epoch in read] == [list(range(len(images)))] * 3
+    assert read[0] != read[1] != read[2]
+    again = preprocessing.batches(images, np.arange(len(images)), batch_size=10, shuffle=True)
+    for epoch, expected in enumerate(read):
+        again.start(epoch)
+        assert np.concatenate([again[index][1] for index in range(len(again))]).tolist() == expected
 
 
 def test_pictures_per_second_counts_all_passes(monkeypatch):

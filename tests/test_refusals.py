@@ -24,7 +24,7 @@ from PIL import Image
 
 from helpers import classifier, registry, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 INFER, PREDICT = "/v2/models/tiny/infer", "/v1/models/tiny:predict"
 PIXELS = list(range(0, 160, 10))
 GOOD = {"name": "pictures", "shape": [1, 4, 4, 1], "datatype": "UINT8", "data": PIXELS}

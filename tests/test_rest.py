@@ -240,7 +240,8 @@ def test_a_body_without_a_length_is_limited_too(ask):
 
 def test_a_key_is_asked_for_everywhere_but_at_the_health(ask):
     for headers, status in (
-        ({}, 401), ({"x-api-key": "sesam"}, 401), ({"x-api-key": "sesame"}, 200),
+        ({}, 401), ({"x-api-key": "sesam"}, 401), ({"authorization": "sesame"}, 401), ({"x-api-key": "sesame"}, 200),
+        ({"authorization": "bearer sesame"}, 200),
         ({"authorization": "Bearer sesame"}, 200),
     ):  # fmt: skip
         told = ask("POST", INFER, key="sesame", json=tensor(IMAGES[:1]), headers=headers)

@@ -12,8 +12,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -24,7 +27,7 @@ from PIL import Image
 from helpers import artifacts, classifier, layouts, loadtest, registry, serving
 from helpers.protocols import Limits
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 CLASSES = ["ankle boot", "bag", "coat"]
 INFER, PREDICT = "/v2/models/tiny/infer", "/v1/models/tiny:predict"
 
@@ -278,6 +281,74 @@ def test_another_address_needs_a_key(fill):
     assert "0.0.0.0 can be reached from other machines: put a key" in done.stderr
 
 
+def started_as_a_command(fill, *arguments, **environment):
+    """A server as a terminal or a service manager starts it: the leader of its group, with nobody who follows it."""
+    command = [sys.executable, "-m", "helpers", "serve", "--registry", str(fill()), "--port", "0", "--grpc-port", "0"]
+    return subprocess.Popen([*command, *arguments], env=os.environ | environment, start_new_session=True, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("moment", ["once it has workers", "once it serves"])
+def test_a_signal_to_its_whole_group_ends_a_server_in_silence_and_nothing_is_left(fill, number, moment):
+    with started_as_a_command(fill) as process:
+        if moment == "once it serves":
+            assert process.stdout.readline().startswith("Serving tiny 1")
+        parent, end = psutil.Process(process.pid), time.monotonic() + 60
+        while not (workers := parent.children()):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        os.killpg(process.pid, number)
+        assert process.wait(30) == 0
+        said = process.stdout.read() + process.stderr.read()
+    assert "Traceback" not in said
+    assert "error" not in said
+    assert gone([worker.pid for worker in workers])
+    assert not list(Path(serving._MEMORY).glob(f"workbook-metrics-{process.pid}-*"))
+
+
+def test_what_a_killed_server_left_in_memory_goes_with_the_next_start(fill, start):
+    with started_as_a_command(fill) as process:
+        process.stdout.readline()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+    assert list(Path(serving._MEMORY).glob(f"workbook-metrics-{process.pid}-*"))
+    start()
+    assert not list(Path(serving._MEMORY).glob(f"workbook-metrics-{process.pid}-*"))
+
+
+def test_a_key_that_ends_with_a_line_break_is_the_key_without_it(fill, images):
+    with started_as_a_command(fill, WORKBOOK_API_KEY="sesame\n") as process:
+        url = process.stdout.readline().split()[4]
+        for headers, status in (({"X-API-Key": "sesame"}, 200), ({}, 401)):
+            told = requests.post(url + INFER, json=tensor(images[:1]), headers=headers, timeout=20)
+            assert told.status_code == status
+        process.terminate()
+
+
+def test_all_addresses_of_both_kinds_are_those_of_http_too(fill):
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this system has no IPv6")
+    with started_as_a_command(fill, "--host", "::", WORKBOOK_API_KEY="sesame") as process:
+        port = int(process.stdout.readline().split()[4].rpartition(":")[2])
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, port), timeout=10).close()
+        process.terminate()
+
+
+def test_clients_of_a_server_on_this_machine_ask_it_past_a_proxy(start, images, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "intern.example")
+    monkeypatch.setenv("NO_PROXY", "")
+    server = start()  # changes the environment, which `monkeypatch` brings back
+    assert post(server, INFER, tensor(images[:1])).status_code == 200
+    with urllib.request.urlopen(server.url + "/v2/health/ready", timeout=10) as answer:
+        assert answer.status == 200
+    assert os.environ["no_proxy"] == "intern.example,127.0.0.1,localhost,::1"
+
+
 def test_a_port_that_is_taken_is_named(fill):
     root = str(fill())
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -416,7 +487,7 @@ def test_a_worker_that_was_ready_is_replaced_each_time(worker):
     first.wait()
     one.replace_if_dead()
     assert one._process is not first
-    one.wait_until_ready()
+    one.wait_until_ready(threading.Event())
 
 
 def test_metrics_do_not_lie_on_a_disk_that_may_be_full(start):
