@@ -70,8 +70,8 @@ def measure(*, repeats: int, pictures: int, torch_python: str | None = None, **_
                          to=training["to"], why="one thread prepares batches"),
             results.goal("224x224 JPEG: at least 0.8 of raw decoding, on all cores", decoding["median"], at_least=0.8,
                          what=DECODED, to=RAW,
-                         why="Pillow decodes two fifths slower in threads, as ours does, than in processes, and files "
-                             "are opened, headers checked and pixels written besides"),
+                         why="Pillow decodes slower in threads, as ours does, than in processes, and files are opened, "
+                             "headers checked and pixels written besides"),
         ],
         runs=runs,
     )  # fmt: skip

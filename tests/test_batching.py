@@ -254,15 +254,22 @@ def test_an_observer_that_fails_is_an_error_and_not_the_end():
 
 
 def test_the_loop_turns_on_while_the_model_works():
-    async def ask():
-        batcher, turns = Batcher(Doubling(0.1)), 0
-        task = asyncio.create_task(batcher.answer(picture(1)))
-        while not task.done():
-            await asyncio.sleep(0.005)
-            turns += 1
-        return turns
+    class Waiting(Doubling):
+        enough = threading.Event()
 
-    assert asyncio.run(ask()) >= 8
+        def answer(self, images):
+            assert self.enough.wait(20), "the loop stands still"
+            return super().answer(images)
+
+    async def ask():
+        task = asyncio.create_task(Batcher(Waiting()).answer(picture(1)))
+        for _ in range(8):
+            await asyncio.sleep(0.005)
+        assert not task.done()
+        Waiting.enough.set()
+        return await task
+
+    assert asyncio.run(ask()).labels.tolist() == ["is 1"]
 
 
 def test_drain_waits_for_all_that_was_asked_and_the_thread_goes_with_the_batcher():

@@ -175,6 +175,7 @@ def test_a_killed_comparison_leaves_whole_runs_alone(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept = len(list(tmp_path.glob("[0-9]*.npz")))
+    assert 2 <= kept < 100
     again = subprocess.run(
         [*command, str(kept + 2)], cwd=artifacts.root(), capture_output=True, text=True, check=True
     )

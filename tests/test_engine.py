@@ -52,9 +52,10 @@ def test_memory_that_was_given_back_between_two_looks_counts(process):
 def test_watch_ticks_while_the_process_lives():
     ticks = []
     watch = engine.Watch(on_tick=lambda: ticks.append(1))
+    begun = time.monotonic()
     with watch.following(os.getpid()):
         time.sleep(1.2)
-    assert 2 <= len(ticks) <= 3  # at once, and twice a second; fewer on a busy machine
+    assert 2 <= len(ticks) <= 1 + (time.monotonic() - begun) / 0.5  # at once, and twice a second; fewer if it is busy
 
 
 def test_seconds_stand_still_after_the_end():

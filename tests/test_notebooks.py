@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import artifacts, comparison, data, notebooks
+from helpers import artifacts, comparison, data, lock, notebooks
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +52,7 @@ def files(folder: Path) -> dict[str, str]:
         path.relative_to(folder).as_posix(): digest(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.suffix not in left_out and path.name not in names and not in_saved_model(path)
+        and ".partial-" not in path.as_posix()
     }
 
 
@@ -118,8 +119,8 @@ def kill_and_run_again(quick: Path, number: str, outputs: Path) -> None:
     shutil.copytree(quick, outputs)
     shutil.rmtree(outputs / stem)
     kill_in_the_middle(["run", number, "--profile", "quick", "--output", str(outputs)])
-    expected = files(quick / stem)
-    whole = {name: digest for name, digest in files(outputs / stem).items() if ".partial-" not in name}
+    with lock.held(outputs):  # waits for the kernel, which ends soon after the run
+        expected, whole = files(quick / stem), files(outputs / stem)
     assert {name: expected.get(name) for name in whole} == whole, "a file was left half-written"
     nbval(quick / stem / f"{stem}.ipynb", outputs)
     assert files(outputs / stem) == expected
@@ -139,6 +140,7 @@ def kill_in_the_middle(arguments: list[str]) -> None:
                 pytest.fail(f"the run ended before half of its cells: {shown}", pytrace=False)
         time.sleep(0.3)
         run.send_signal(signal.SIGKILL)
+        assert run.wait() == -signal.SIGKILL, "the run ended before it was killed"
     os.close(terminal)
 
 

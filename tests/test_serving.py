@@ -403,7 +403,7 @@ def test_a_killed_worker_is_replaced_and_every_request_is_answered_in_the_end(st
     found = loadtest.run(server.url, message(images), clients=8, seconds=4, check=right(answers, images), patience=20,
                          at={1.0: lambda: os.kill(pid, signal.SIGKILL)})  # fmt: skip
     assert found["right"].all()
-    assert found["ms"].max() < 5000
+    assert found["ms"].max() < 20_000  # a fresh worker starts in 1.1 s on a quiet machine
     assert (found["tries"] > 1).any()
     assert server.workers() not in ([], [pid])
     assert "worker died" in [line.get("event") for line in log_of(server)]
@@ -425,7 +425,10 @@ def test_a_damaged_version_does_not_take_over(start, fill, images, answers):
     path = root / "tiny" / "2" / "model.onnx"
     path.write_bytes(path.read_bytes()[:-10])
     artifacts.write_json(root / "tiny" / "promoted", {"version": 2, "before": [1]})  # past the gate
-    time.sleep(1.5)
+    end = time.monotonic() + 20
+    while not any(line.get("event") == "could not load" for line in log_of(server)):  # nobody has asked for it yet
+        assert time.monotonic() < end
+        time.sleep(0.1)
     told = post(server, INFER, tensor(images[:9])).json()
     assert told["model_version"] == "1"
     assert told["outputs"][0]["data"] == answers[1].labels[:9].tolist()

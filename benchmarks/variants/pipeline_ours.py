@@ -39,11 +39,11 @@ if task.kind == "grey":
     images, labels = _pictures.mapped(task.folder)
 else:
     taken = []
-    for _ in range(task.passes):
+    for _ in range(task.passes + 1):  # the first is not timed
         begun = time.perf_counter()
         images, labels = collected()
         taken.append(time.perf_counter() - begun)
-    figures["collected"] = len(images) / statistics.median(taken)
+    figures["collected"] = len(images) / statistics.median(taken[1:])
 batches = preprocessing.batches(images, labels, batch_size=batch, shuffle=True, augment=jitter)
 figures |= _pictures.speed(lambda: (batches[i] for i in range(len(batches))), task.passes)
 figures |= _pictures.differences(task.folder, task.kind, images)
