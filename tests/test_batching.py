@@ -30,6 +30,19 @@ class Doubling:
         return Answers(np.array([f"is {value:.0f}" for value in first]), first[:, None], 2 * first[:, None])
 
 
+class Held(Doubling):
+    """One that answers once it may."""
+
+    def __init__(self):
+        super().__init__()
+        self.may = threading.Event()
+
+    def answer(self, images):
+        self.calls.append(len(images))
+        assert self.may.wait(20), "nobody lets it answer"
+        return super().answer(images)
+
+
 def picture(value, count=1):
     return np.full((count, 2, 2, 1), value, np.uint8)
 
@@ -146,13 +159,16 @@ def test_a_request_larger_than_what_may_wait_is_answered_if_no_other_waits(busy)
 
 def test_pictures_that_the_model_has_already_taken_do_not_wait():
     async def ask():
-        batcher = Batcher(Doubling(0.1), largest=4, waiting=4)
+        model = Held()
+        batcher = Batcher(model, largest=4, waiting=4)
         first = asyncio.create_task(batcher.answer(picture(1, 4)))
-        await asyncio.sleep(0.005)
+        while not model.calls:
+            await asyncio.sleep(0.005)
         second = asyncio.create_task(batcher.answer(picture(2, 4)))
         await asyncio.sleep(0)
         with pytest.raises(Full, match="4 pictures are waiting"):
             await batcher.answer(picture(3))
+        model.may.set()
         return await asyncio.gather(first, second)
 
     assert [len(answers.labels) for answers in asyncio.run(ask())] == [4, 4]
@@ -254,19 +270,13 @@ def test_an_observer_that_fails_is_an_error_and_not_the_end():
 
 
 def test_the_loop_turns_on_while_the_model_works():
-    class Waiting(Doubling):
-        enough = threading.Event()
-
-        def answer(self, images):
-            assert self.enough.wait(20), "the loop stands still"
-            return super().answer(images)
-
     async def ask():
-        task = asyncio.create_task(Batcher(Waiting()).answer(picture(1)))
-        for _ in range(8):
+        model = Held()
+        task = asyncio.create_task(Batcher(model).answer(picture(1)))
+        for _ in range(8):  # a loop that stands still would not come to the end of this
             await asyncio.sleep(0.005)
         assert not task.done()
-        Waiting.enough.set()
+        model.may.set()
         return await task
 
     assert asyncio.run(ask()).labels.tolist() == ["is 1"]
