@@ -96,6 +96,8 @@ def problem(name: str = NAME) -> str | None:
         if name != NAME:
             return f"Jupyter knows no kernel named {name!r}: `jupyter kernelspec list` shows those it knows."
         return f"The kernel `workbook` is not registered: run `{_install_command()}`."
+    except RuntimeError:  # as in a container that runs under a number of its own
+        return "Jupyter finds no home folder of this user: set HOME to a folder that may be written."
     if name != NAME:
         return None
     if not found.argv:

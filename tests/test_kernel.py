@@ -1,5 +1,6 @@
 import json
 import os
+import pwd
 import re
 import shlex
 import shutil
@@ -138,6 +139,16 @@ def test_make_clean_leaves_the_readme_of_the_outputs_alone(tmp_path):
         (tmp_path / place / "README.md").touch()
     subprocess.run(["make", "clean"], cwd=tmp_path, check=True)
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["README.md"]
+
+
+def test_problem_of_a_user_without_a_home_is_one_sentence(monkeypatch):
+    def nobody(_):
+        raise KeyError("no such user")
+
+    for name in ("HOME", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert kernel.problem() == "Jupyter finds no home folder of this user: set HOME to a folder that may be written."
 
 
 def test_problem_names_another_python(found, tmp_path):
