@@ -8,7 +8,7 @@ import numpy as np
 
 from helpers import pruning
 
-_ROUNDS = 1000  # of k-means, which has come to rest long before
+_ROUNDS = 20_000  # of k-means, which has come to rest long before
 
 
 class Clusters(NamedTuple):

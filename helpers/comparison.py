@@ -110,6 +110,8 @@ def first_to_reach(runs: pd.DataFrame, target: float, *, by: list[str], metric: 
     >>> runs = pd.DataFrame({"seed": 0, "epoch": [1, 2], "seconds": [2.0, 1.0], "val_accuracy": [0.5, 0.8]})
     >>> first_to_reach(runs, 0.75, by=["seed"]).to_dict("records")
     [{'epochs': 2.0, 'seconds': 3.0}]
+    >>> first_to_reach(runs.assign(momentum=None), 0.75, by=["momentum"])["epochs"].tolist()
+    [2.0]
     """
 
     def reach(run: pd.DataFrame) -> pd.Series:
@@ -119,7 +121,7 @@ def first_to_reach(runs: pd.DataFrame, target: float, *, by: list[str], metric: 
         count = int(there.argmax()) + 1
         return pd.Series({"epochs": float(run["epoch"].iloc[count - 1]), "seconds": run["seconds"].iloc[:count].sum()})
 
-    return runs.groupby(by, sort=False)[["epoch", "seconds", metric]].apply(reach)
+    return runs.groupby(by, sort=False, dropna=False)[["epoch", "seconds", metric]].apply(reach)
 
 
 def _outcome(train: Callable, row: dict) -> tuple[pd.DataFrame, dict]:

@@ -27,7 +27,7 @@ def check(
         within: Lowest and highest figure, inclusive.
 
     Raises:
-        ValueError: If more than one bound is given, or none for a number.
+        ValueError: If more than one bound is given.
 
     Example:
 
@@ -37,6 +37,8 @@ def check(
     ✘ Half of three is two: it is 1.5, expected 2 to 2
     >>> check("Nothing is two", lambda: None, within=(2, 2))
     ✘ Nothing is two: it returned None
+    >>> check("Three is odd", lambda: 3 & 1)
+    ✘ Three is odd: it returned 1
     """
     try:
         measured = measure()
@@ -46,9 +48,10 @@ def check(
     except Exception as error:  # a reader's code raises whatever it likes
         print(f"✘ {statement}: it raised {type(error).__name__}: {error}")
         return
-    if at_least is not None or at_most is not None or within is not None:
+    is_figure = at_least is not None or at_most is not None or within is not None
+    if is_figure:
         measured = _number(measured)
-    if not isinstance(measured, Real | np.bool_):
+    if not isinstance(measured, Real | np.bool_ if is_figure else bool | np.bool_):
         print(f"✘ {statement}: it returned {_shown(measured)}")
         return
     entry = claims.judge(statement, measured, at_least=at_least, at_most=at_most, within=within)

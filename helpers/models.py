@@ -140,7 +140,7 @@ def affordable_cnn(
 
 
 def multiply_adds(model: keras.Model) -> dict[str, int]:
-    """Counts the products of one picture forward, in each convolution and dense layer of a functional model.
+    """Counts the products of one picture forward, in each Conv2D and Dense layer that a functional model has itself.
 
     >>> multiply_adds(softmax_regression((28, 28, 1), 10))
     {'logits': 7840}

@@ -552,14 +552,15 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], *, ax: Axes | N
     colour: beside them every mistake would be pale. Of more than 40 classes those are drawn that have most mistakes.
     """
     matrix, predicted = np.asarray(matrix), "predicted"
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     if len(matrix) > _MOST_CLASSES:
         wrong = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
         rows = np.sort(np.argsort(-wrong, kind="stable")[:_MOST_CLASSES])
         predicted = f"predicted ({_MOST_CLASSES} of {len(matrix)} classes: those with most mistakes)"
-        matrix, classes = matrix[np.ix_(rows, rows)], [classes[row] for row in rows]
+        matrix, share = matrix[np.ix_(rows, rows)], share[np.ix_(rows, rows)]
+        classes = [classes[row] for row in rows]
     side = max(3.2, 0.42 * len(classes) + 1.3)
     ax = _axes(ax, width=side + 0.6, height=side)
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     np.fill_diagonal(share, 0)
     drawn = ax.imshow(share, cmap="Blues", vmin=0, vmax=share.max() or 1)
     if len(classes) <= 20:

@@ -191,7 +191,8 @@ def score(table: pd.DataFrame, findings: pd.DataFrame) -> pd.DataFrame:
     """Measures each check against the known dirt.
 
     A finding counts as right if it names the piece of dirt or, where the dirt is a copy, the picture
-    that it is a copy of: of two equal pictures either is the duplicate.
+    that it is a copy of: of two equal pictures either is the duplicate. Of other dirt the clean picture
+    that it was made from is a false alarm.
 
     Args:
         table: What `soil` returned.
@@ -202,14 +203,16 @@ def score(table: pd.DataFrame, findings: pd.DataFrame) -> pd.DataFrame:
         found), `precision` (share of the findings of that kind that are right).
     """
     origin = dict(zip(table["name"], table["source"], strict=True))
-    found = findings.assign(source=findings["name"].str.rpartition("/")[2].map(origin))
+    found = findings.assign(last=findings["name"].str.rpartition("/")[2])
+    found["source"] = found["last"].map(origin)
     rows = []
     for kind in DIRT:
         # Equal pictures in two splits or under two labels are exact duplicates as well.
         also = {"exact duplicate": ("two labels", "two splits"), "near-duplicate": COPIES}.get(kind, ())
-        pieces = set(table.loc[table["dirt"] == kind, "source"])
-        right = set(table.loc[table["dirt"].isin([kind, *also]), "source"])
-        named = found.loc[found["kind"] == kind, "source"]
+        by, said = ("source", "source") if kind in COPIES else ("name", "last")
+        pieces = set(table.loc[table["dirt"] == kind, by])
+        right = set(table.loc[table["dirt"].isin([kind, *also]), by])
+        named = found.loc[found["kind"] == kind, said]
         recall = len(pieces & set(named)) / len(pieces)
         rows.append((kind, len(pieces), recall, named.isin(right).mean() if len(named) else 1.0))
     return pd.DataFrame(rows, columns=["kind", "pieces", "recall", "precision"])

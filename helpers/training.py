@@ -350,7 +350,7 @@ def batch_losses(
         sums.append(logs["loss"] * (batch + 1))
 
     size = _even(batch_size, devices.shares(), batch_size)[1]
-    order = np.random.default_rng(seed).permutation(np.resize(np.arange(len(train[0])), batches * size))
+    order = np.resize(np.random.default_rng(seed).permutation(len(train[0])), batches * size)
     rows = preprocessing.batches(*train, indices=order, batch_size=size)
     noting = keras.callbacks.LambdaCallback(on_train_batch_end=note)
     model.fit(_feed(rows), shuffle=False, callbacks=[noting], verbose=0)
@@ -552,7 +552,8 @@ def model_card(
 def save(model: keras.Model, path: str | Path, card: dict | None = None) -> Path:
     """Writes a model as `.keras`, and its card beside it as `model_card.json`; each whole or not at all.
 
-    No card ever lies beside another model than its own: the old one goes before the model is replaced.
+    With a card the old one goes before the model is replaced, so that it never lies beside another's; without one, a
+    card that is there stays, and its SHA-256 tells which model it is of.
 
     What is written is float32, needs no accelerator and no training state, whatever the model was
     trained on: batch normalization is not synchronized any more, and there is no optimizer.

@@ -34,7 +34,7 @@ class Vocabulary:
         """
         items = list(items)
         numbers = {item: number for number, item in enumerate(self.items)}
-        codes = [numbers.get(item, self.unknown) for item in items]
+        codes = [numbers.get(str(item), self.unknown) for item in items]
         if None in codes:
             raise ValueError(
                 f"{str(items[codes.index(None)])!r} is not among the {len(self)} items of the vocabulary: "
@@ -47,8 +47,15 @@ class Vocabulary:
         return [self.items[number] for number in np.asarray(numbers)]
 
     def one_hot(self, numbers: np.ndarray) -> np.ndarray:
-        """Returns numbers of shape (…) as float32 rows of shape (…, len) with a single 1."""
-        return np.eye(len(self), dtype=np.float32)[np.asarray(numbers)]
+        """Returns numbers of shape (…) as float32 rows of shape (…, len) with a single 1.
+
+        Raises:
+            IndexError: If a number is not one of the vocabulary's, from 0.
+        """
+        numbers = np.asarray(numbers)
+        if numbers.size and numbers.min() < 0:
+            raise IndexError(f"A number of the vocabulary is from 0 to {len(self) - 1}; received {numbers.min()}.")
+        return np.eye(len(self), dtype=np.float32)[numbers]
 
 
 def of_labels(labels: Iterable[str]) -> Vocabulary:

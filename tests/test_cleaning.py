@@ -404,6 +404,17 @@ def test_known_dirt_is_found_and_little_else(tmp_path, fashion):
     assert (score["precision"] >= 0.8).all(), score
 
 
+def test_a_clean_picture_that_dirt_was_made_from_is_a_false_alarm_unless_the_dirt_is_a_copy():
+    images = np.random.default_rng(0).integers(0, 256, (200, 8, 8), np.uint8)
+    table = rehearsal.soil(images, np.array(["cat", "dog"] * 100), np.array(["train", "test"] * 100), each=5, seed=0)
+    clean = {row.source: row.name for row in table[table["dirt"] == ""].itertuples(index=False)}
+    for kind in ("blank", "wrong size", "exact duplicate"):
+        pieces = table[table["dirt"] == kind]
+        found = pd.DataFrame({"name": [f"train/cat/{clean[source]}" for source in pieces["source"]], "kind": kind})
+        score = rehearsal.score(table, found).set_index("kind").loc[kind, ["recall", "precision"]].tolist()
+        assert score == ([1, 1] if kind == "exact duplicate" else [0, 0]), kind
+
+
 # verdicts ----------------------------------------------------------------------------------------
 
 

@@ -94,8 +94,8 @@ def test_a_readers_error_is_told_and_stops_nothing(capsys):
     assert capsys.readouterr().out == "✘ A third of it is there: it raised ZeroDivisionError: division by zero\n"
 
 
-def test_a_number_needs_a_bound():
-    with pytest.raises(ValueError, match="takes exactly one of at_least, at_most, within"):
-        exercises.check("It is large", lambda: 3)
+def test_a_number_where_true_or_false_is_asked_is_an_answer_and_two_bounds_are_a_mistake(capsys):
+    exercises.check("It is large", lambda: 3)
+    assert capsys.readouterr().out == "✘ It is large: it returned 3\n"
     with pytest.raises(ValueError, match="takes exactly one of at_least, at_most, within"):
         exercises.check("It is large", lambda: 3, at_least=1, at_most=4)
