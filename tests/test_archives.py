@@ -263,10 +263,11 @@ def test_an_archive_says_that_it_is_damaged_to_who_may_have_another(kind, tmp_pa
     assert told == [1]
 
 
-NO_ARCHIVES = [b"", b"<html>404</html>", gzip.compress(b"x"), bz2.compress(b"x"), lzma.compress(b"")]
+NO_ARCHIVES = {"nothing": b"", "a page": b"<html>404</html>", "gzip alone": gzip.compress(b"x"),
+               "bzip2 alone": bz2.compress(b"x"), "xz alone": lzma.compress(b"")}  # fmt: skip
 
 
-@pytest.mark.parametrize("content", NO_ARCHIVES)
+@pytest.mark.parametrize("content", NO_ARCHIVES.values(), ids=NO_ARCHIVES)  # gzip's bytes hold the time
 def test_what_is_no_archive_is_one_sentence(content, tmp_path):
     (tmp_path / "pets.zip").write_bytes(content)
     with pytest.raises(SourceError, match="neither a zip nor a tar|damaged or cut short"):
