@@ -348,3 +348,10 @@ def test_clusters_of_another_model_and_other_constraints_are_refused():
     model.get_layer("line").kernel.constraint = keras.constraints.NonNeg()
     with pytest.raises(ValueError, match="kernel line has a constraint already"):
         model.fit(x, y, verbose=0, callbacks=[clustering.Shared(clusters)])
+
+
+def test_many_weights_come_to_rest_with_the_nearest_value():
+    weights = np.random.default_rng(0).normal(0, 1, 300_000).astype(np.float32)
+    centroids, codes = clustering._k_means(weights, 128)
+    nearest = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, weights.astype(np.float64))
+    assert (codes == nearest).all()
