@@ -50,7 +50,8 @@ lab: setup  ## Open JupyterLab on the notebooks.
 	@echo '{"@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"markdown": "Markdown Preview"}}}' \
 		> $(VENV)/share/jupyter/lab/settings/overrides.json
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/jupyter lab --notebook-dir=. \
-		--LabApp.default_url=/lab/tree/notebooks/README.md $(ARGS)
+		--LabApp.default_url=/lab/tree/notebooks/README.md \
+		--ServerApp.tornado_settings="{'websocket_max_message_size': 104857600}" $(ARGS)  # or an upload of 10 MiB ends all
 
 report: setup  ## Render the notebooks of the last run (or the committed ones) as pages.
 	@$(BIN)/python -m helpers report $(ARGS)

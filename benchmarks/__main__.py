@@ -11,17 +11,22 @@ import textwrap
 import time
 import traceback
 
-from benchmarks import report, results
+from benchmarks import report, results, side_by_side
 from helpers import artifacts
 
 # The module of each, whose `measure` returns a `results.Result`, and the minutes it takes on two quiet cores.
 BENCHMARKS = {
-    "training": ("training", 22), "accuracy": ("accuracy", 30), "pipeline": ("pipeline", 7),
-    "prediction": ("prediction", 2), "serving": ("serving", 6), "batch": ("batch", 6), "seeds": ("seeds", 4),
-    "duplicates": ("duplicates", 10), "startup": ("startup", 3), "workbook": ("workbook", 30),
-    "own": ("own_pictures", 20), "gpu": ("gpu", 0),
+    "training": ("training", 22), "accuracy": ("accuracy", 25), "pipeline": ("pipeline", 5),
+    "prediction": ("prediction", 5), "serving": ("serving", 4), "batch": ("batch", 4), "seeds": ("seeds", 2),
+    "duplicates": ("duplicates", 5), "startup": ("startup", 2), "workbook": ("workbook", 29),
+    "own": ("own_pictures", 39), "gpu": ("gpu", 0),
 }  # fmt: skip
 GPU, PUBLISH = "gpu", "publish"  # the one that needs a GPU is measured only where it is named
+_PEERS = {  # for each option that names a Python: what it has to import, and the packages that bring it
+    "torch_python": ("torch, numpy, PIL", "torch numpy pillow"),
+    "triton_python": ("pytriton, onnxruntime", "nvidia-pytriton onnxruntime"),
+    "peer_python": ("cleanvision", "cleanvision"),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,6 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("`publish` stands alone: measure first, then publish")
     if min(options.repeats, options.pictures // 1000) < 1:
         parser.error("--repeats is at least 1 and --pictures at least 1000")
+    for option in _PEERS:
+        if getattr(options, option) and (lacking := _lacking(option, getattr(options, option))):
+            parser.error(lacking)
     options.torch_python = options.torch_python or (sys.executable if importlib.util.find_spec("torch") else None)
     asked = {name: value for name, value in vars(options).items() if name != "names"}
     failed = [name for name in options.names or _anywhere() if not _measure(name, asked)]
@@ -75,6 +83,21 @@ def _parser() -> argparse.ArgumentParser:
 def _anywhere() -> list[str]:
     """Returns the benchmarks that a machine without a GPU can measure."""
     return [name for name in BENCHMARKS if name != GPU]
+
+
+def _lacking(option: str, python: str) -> str | None:
+    """Returns what keeps a Python from running the peer that it is named for, one sentence; `None` if nothing does."""
+    modules, packages = _PEERS[option]
+    named = f"--{option.replace('_', '-')} {python}"
+    try:
+        done = subprocess.run([python, "-c", f"import {modules}"], env=side_by_side.clean(python, {}),
+                              capture_output=True, text=True, check=False)  # fmt: skip
+    except OSError as error:
+        return f"{named} cannot be started ({error.strerror}): name the `python` of an environment that has {packages}."
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        return f"{named} cannot import {modules} ({why}): `{python} -m pip install {packages}` mends it."
+    return None
 
 
 def _measure(name: str, asked: dict) -> bool:

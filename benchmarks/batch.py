@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import results, side_by_side
-from helpers import artifacts, data, registry
+from helpers import artifacts, data, processor, registry
 
 SIZES = (10_000, 100_000, 1_000_000)
 _COMPARED = {
@@ -29,8 +29,8 @@ def measure(*, repeats: int, **_: object) -> results.Result:
     everyone = variants | {"model.predict": (sys.executable, f"batch.py --keras {model}", {})}
     rows, ratios, grown = [], [], []
     with tempfile.TemporaryDirectory() as folder:
-        answers = ["--answers", folder]
-        runs = side_by_side.run(everyone, repeats=repeats, arguments=["--data", str(whole), *answers])
+        given = ["--answers", folder, "--threads", str(processor.cores())]
+        runs = side_by_side.run(everyone, repeats=repeats, arguments=["--data", str(whole), *given])
         require_equal({path.stem: np.load(path) for path in Path(folder).glob("*.npy")})
         for key, how in _COMPARED.items():
             speeds = {name: [run[key] for run in found] for name, found in runs.items()}
@@ -41,7 +41,7 @@ def measure(*, repeats: int, **_: object) -> results.Result:
         rows, ratios = rows + more[0], ratios + more[1]
         for count in SIZES:
             larger = _repeated(whole, count, Path(folder) / str(count))
-            found = side_by_side.run(variants, repeats=1, arguments=["--data", larger, *answers])
+            found = side_by_side.run(variants, repeats=1, arguments=["--data", larger, *given])
             runs[f"{count:,} pictures"] = found
             artifacts.remove(Path(larger))
             grown.append(found["ours"][0]["peak_mb"])

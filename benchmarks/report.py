@@ -32,7 +32,7 @@ def text(name: str, found: Result) -> str:
     lines = [f"{name}: {found.question}"]
     lines += [f"  held equal: {clause}" for clause in found.held_equal]
     lines += [
-        f"  {one['what']}, {one['of']}: {figure(one['median'])} {one['unit']} ({_spread(one)})" for one in found.rows
+        f"  {one['what']}, {one['of']}: {figure(one['median'])} {one['unit']}{_between(one)}" for one in found.rows
     ]
     lines += [f"  {one['ours']} to {one['to']}, {one['what']}: {_times(one)} times" for one in found.ratios]
     lines += [
@@ -69,7 +69,8 @@ def front(found: dict[str, Result]) -> str:
     machines = dict.fromkeys(_where(result) for result in found.values())
     lines = [*_rows(_FRONT_HEADINGS, lines), f"Of the {len(held)} goals of all benchmarks {sum(held)} are held.", "",
              *_missed(found), f"Measured on {', or on '.join(machines)}."]  # fmt: skip
-    lines.append("Ratios are medians of rounds in which all took their turn; above 1, ours is ahead.")
+    lines.append("Ratios are medians of rounds in which all took their turn; above 1, ours is ahead. Goals held counts "
+                 "all goals that are set for a line, against this or another peer or a bound.")  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -257,7 +258,6 @@ def _picture(found: dict[str, Result]) -> str:
 
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     from helpers import plotting
 
@@ -265,12 +265,9 @@ def _picture(found: dict[str, Result]) -> str:
         plotting.use_style()
         parts = ([one[key] for one in drawn.values()] for key in ("median", "low", "high"))
         label = "times as good as the peer, median and spread of the rounds"
-        ax = plotting.intervals(list(drawn), *parts, baseline=1, label=label)
+        ax = plotting.intervals(list(drawn), *parts, baseline=1, label=label, most=len(drawn))
         ax.set_yticks(range(len(drawn)), [name.replace("$", r"\$") for name in drawn], fontsize="x-small")
-        ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        plotting.log_axis(ax.xaxis)
         ax.figure.set_size_inches(8, ax.figure.get_size_inches()[1])
         picture = base64.b64encode(plotting.png(ax)).decode()
     behind = sum(one["median"] < 1 for one in drawn.values())
@@ -332,11 +329,17 @@ def _table(title: str, headings: tuple[str, ...], rows: Iterable[tuple], *, figu
 
 
 def _times(one: dict) -> str:
-    return f"{figure(one['median'])} ({_spread(one)})"
+    return f"{figure(one['median'])}{_between(one)}"
+
+
+def _between(one: dict) -> str:
+    spread = _spread(one)
+    return f" ({spread})" if spread else ""
 
 
 def _spread(one: dict) -> str:
-    return f"{figure(one['low'])} to {figure(one['high'])}"
+    """Returns the lowest and the highest figure; nothing of one round, which has no spread."""
+    return f"{figure(one['low'])} to {figure(one['high'])}" if one["low"] < one["high"] else ""
 
 
 def _bound(goal: dict) -> str:

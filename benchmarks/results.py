@@ -3,6 +3,7 @@
 A ratio says how many times as good ours is: above 1, ours is ahead. The raw figures of all rounds are kept beside it.
 """
 
+import itertools
 import json
 import math
 import platform
@@ -207,16 +208,16 @@ def folder() -> Path:
     return artifacts.outputs() / "benchmarks"
 
 
-def growth(sizes: list[float], values: list[float]) -> float:
-    """Returns the exponent of growth: the slope of a line through the logarithms of both.
+def growth(sizes: list[float], values: list[float]) -> list[float]:
+    """Returns the exponent of growth from each size to the next.
 
     Example:
 
-    >>> growth([10, 100, 1000], [2, 200, 20_000])
-    2.0
+    >>> growth([10, 100, 1000], [2, 200, 2000])
+    [2.0, 1.0]
     """
-    x, y = ([math.log(value) for value in numbers] for numbers in (sizes, values))
-    return round(statistics.linear_regression(x, y).slope, 6)
+    points = [(math.log(size), math.log(value)) for size, value in zip(sizes, values, strict=True)]
+    return [round((y - before) / (x - start), 6) for (start, before), (x, y) in itertools.pairwise(points)]
 
 
 def _versions(python: str, packages: Iterable[str]) -> dict[str, str]:

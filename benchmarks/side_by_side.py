@@ -34,7 +34,7 @@ def run(variants: dict[str, tuple[str, str, dict[str, str]]], *, repeats: int, a
         for name, (python, script, environment) in variants.items():
             script, *options = script.split()
             command = [python, str(artifacts.root() / "benchmarks" / "variants" / script), *options, *arguments]
-            done = subprocess.run(command, capture_output=True, text=True, env=_clean(python, environment), check=False)
+            done = subprocess.run(command, capture_output=True, text=True, env=clean(python, environment), check=False)
             if done.returncode:
                 raise RuntimeError(f"{name} failed:\n{done.stderr[-3000:]}")
             runs[name].append(json.loads(done.stdout.splitlines()[-1]))
@@ -79,7 +79,7 @@ def ratios(numerator: list[float], denominator: list[float]) -> dict[str, float]
     return {"median": statistics.median(quotients), "low": min(quotients), "high": max(quotients)}
 
 
-def _clean(python: str, extra: dict[str, str]) -> dict[str, str]:
+def clean(python: str, extra: dict[str, str]) -> dict[str, str]:
     """Returns the environment of a Python without what would tune a library, so that defaults are defaults."""
     tuned = ("TF_", "OMP_", "MKL_", "ONEDNN_", "KERAS_", "XLA_", "DNNL_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(tuned)}

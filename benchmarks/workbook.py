@@ -1,4 +1,4 @@
-"""The whole workbook, seconds and memory of each notebook, against its own last release."""
+"""The whole workbook, seconds and memory of each notebook, against its own last release or another commit."""
 
 import contextlib
 import json
@@ -16,13 +16,13 @@ from pathlib import Path
 from benchmarks import results
 from helpers import artifacts, kernel, outcomes, processor
 
-SLOWER = 0.9  # share of the release's speed that each notebook keeps at least
+SLOWER = 0.9  # share of the other tree's speed that each notebook keeps at least
 
 
 def measure(
     *, repeats: int, against: str | None = None, profile: str = "quick", numbers: tuple[str, ...] = (), **_: object
 ) -> results.Result:
-    """Runs all notebooks of this tree and of the last release in turn, each time into an empty folder.
+    """Runs all notebooks of this tree and of an earlier one in turn, each time into an empty folder.
 
     Args:
         repeats: Rounds.
@@ -39,7 +39,8 @@ def measure(
     runs: dict[str, list[dict]] = {}
     with contextlib.ExitStack() as stack:
         if revision:
-            trees[f"release {revision}"] = stack.enter_context(checked_out(revision))
+            other = f"{'commit' if against else 'release'} {revision}"
+            trees[other] = stack.enter_context(checked_out(revision))
         else:
             print("  No release has notebooks: name a commit to compare with by --against.", file=sys.stderr)
         for name, tree in trees.items():
@@ -137,10 +138,11 @@ def _result(runs: dict[str, list[dict]], repeats: int, profile: str, revision: s
     more = results.compare(whole, "s", {name: [run["seconds"] for run in found] for name, found in runs.items()},
                            less_is_better=True)  # fmt: skip
     rows, ratios, goals = rows + more[0], ratios + more[1], goals + [_goal(whole, one) for one in more[1]]
+    other = next((name for name in runs if name != "ours"), "its last release")
     wall, cpu = (statistics.median(run[key] for run in runs["ours"]) for key in ("seconds", "cpu_seconds"))
     ideal = cpu / processor.cores()
     return results.Result(
-        question="What does the whole workbook take, and has a change made it slower than its last release?",
+        question=f"What does the whole workbook take, and has a change made it slower than {other}?",
         held_equal=[f"the profile {profile}, an empty output folder each time, the same .venv for both, in turn",
                     f"each kernel imports its own tree's helpers; {_locks(revision)}"],
         repeats=repeats, machine=results.machine("tensorflow", "keras", "papermill", "ipykernel"),
@@ -154,13 +156,13 @@ def _result(runs: dict[str, list[dict]], repeats: int, profile: str, revision: s
 
 
 def _goal(what: str, ratio: dict) -> dict:
-    return results.goal(f"at least {SLOWER} of the release's speed", ratio["median"], at_least=SLOWER, what=what,
+    return results.goal(f"at least {SLOWER} of the speed of {ratio['to']}", ratio["median"], at_least=SLOWER, what=what,
                         to=ratio["to"], why="the notebook does more than it did, or a change made it slower: see its "
                         "cells")  # fmt: skip
 
 
 def _locks(revision: str | None) -> str:
-    """Returns a clause on whether the release was locked with the packages that it is run with now."""
+    """Returns a clause on whether the other tree was locked with the packages that it is run with now."""
     if revision is None:
         return "no release has notebooks to compare with"
     try:

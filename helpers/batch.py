@@ -1,9 +1,7 @@
 """Answers for whole folders, archives, databases: streamed, in shards, and taken up again after a kill."""
 
 import contextlib
-import csv
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -27,6 +25,7 @@ SHARD = 10_000
 _AHEAD = 3  # pieces that wait for the model while a shard is written
 # A dictionary of all probabilities would take three times as long and half as much room again.
 _AS_PARQUET = {"compression": "zstd", "use_dictionary": ["input", "class", "label", "error"]}
+_PACKED = frozenset({".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz"})
 _CHUNK, _CHUNK_BYTES = 2000, 2**24  # the most that is decoded, and answered, at a time, in files and in pixels
 
 
@@ -104,7 +103,7 @@ def predict(
     opened = [_open(one, query, limits, own) for one in inputs]
     with _complaining(output), _alone(parts, output):
         job = {"model": _named(found), "inputs": [records.public(one) for one in inputs], "query": query,
-               "shard": shard, "content": [_fingerprint(one, own) for one in inputs]}  # fmt: skip
+               "shard": shard, "content": [sources.fingerprint(one, own) for one in inputs]}  # fmt: skip
         done = _take_up(parts, job)
         progress(done)
         _work(opened, found, parts, done, shard, limits, progress)
@@ -156,16 +155,44 @@ def _open(text: str, query: str, limits: Limits, own: frozenset[str]) -> _Input:
         prepared = dataclasses.replace(data.load(path), labels=labels, splits={})  # what grows with it is left on disk
         return _Input(title, lambda model, start: _prepared(prepared, model, start))
     if "://" not in text and path.is_file() and _is_picture(path, limits):
-        one = (Record(records.printable(path.name), path.read_bytes()) for _ in range(1))
-        return _Input(title, lambda model, start: _decoded(one, [], model, start, limits))
-    source = sources.open_source(text, query=query, limits=limits)
+        return _one_picture(path, title, limits)
+    if "://" not in text and not path.exists():
+        raise sources.SourceError(f"There is no {records.printable(text)!r}: an input is one picture, {sources.KINDS}.")
+    try:
+        source = sources.open_source(text, query=query, limits=limits)
+    except (sources.SourceError, PermissionError):
+        if "://" in text or not path.is_file() or _is_of_many(path):
+            raise
+        return _one_picture(path, title, limits)
     if isinstance(source, folders.FolderSource):
         source = _Others(path, own, limits=limits)
     return _Input(title, lambda model, start: _decoded(source.records(), source.findings, model, start, limits))
 
 
+def _one_picture(path: Path, title: str, limits: Limits) -> _Input:
+    """Opens a file that was named by itself; what is no picture gets its row like the others."""
+    left_out = []
+
+    def record() -> Iterator[Record]:
+        real, name = path.resolve(), records.printable(path.name)
+        content = folders.read(real, real.parent, name, limits, left_out)
+        if content is not None:
+            yield Record(name, content)
+
+    return _Input(title, lambda model, start: _decoded(record(), left_out, model, start, limits))
+
+
+def _is_of_many(path: Path) -> bool:
+    """Says whether a file that is no source was to hold many pictures, by its name or its beginning."""
+    if path.suffix.lower() in _PACKED:
+        return True
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return file.read(16).startswith((b"PK", b"SQLite format 3\0"))
+    return False
+
+
 def _is_picture(path: Path, limits: Limits) -> bool:
-    with open(path, "rb") as file, contextlib.suppress(pictures.UnreadablePicture):
+    with contextlib.suppress(pictures.UnreadablePicture, PermissionError), open(path, "rb") as file:
         pictures.header(file.read(limits.picture_bytes), max_pixels=limits.pixels)
         return True
     return False
@@ -334,9 +361,9 @@ def _join(parts: Path, output: Path, model: Classifier, inputs: list[str]) -> Su
             counts["right"] += int((labels[known] == answers[known]).sum())
             whole.write_table(table)
         if counts["rows"] == counts["unreadable"]:
-            why = table["error"][0].as_py() if counts["rows"] else "there is nothing in it"
+            why = f"the first {table['error'][0].as_py()}" if counts["rows"] else "there is nothing in it"
             artifacts.remove(parts)  # whoever mends the input does not want these rows again
-            raise ValueError(f"No picture in {', '.join(inputs)} could be read: the first {why}.")
+            raise ValueError(f"No picture in {', '.join(inputs)} could be read: {why}.")
     accuracy = counts["right"] / counts["labelled"] if counts["labelled"] else None
     content = {**counts, "accuracy": accuracy, "inputs": inputs, "model": _named(model), "classes": model.classes,
                "sha256": artifacts.sha256(output)}  # fmt: skip
@@ -369,39 +396,6 @@ def _shards(parts: Path) -> list[Path]:
 
 def _named(model: Classifier) -> dict:
     return {"name": model.name, "version": model.version, "sha256": model.checksum, "temperature": model.temperature}
-
-
-def _fingerprint(text: str, own: frozenset[str]) -> str:
-    """Returns a sign that changes with an input: its address, and the sizes and times of its files on this machine."""
-    digest = hashlib.sha256(text.encode(errors="surrogateescape"))
-    for path in _files(text, own):
-        with contextlib.suppress(OSError, ValueError):  # a name that none can have
-            told = os.stat(path)
-            digest.update(f"{path} {told.st_size} {told.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()
-
-
-def _files(text: str, own: frozenset[str]) -> Iterator[str | Path]:
-    """Yields an input's files on this machine, but for those that this very call writes."""
-    path = artifacts.expanded(text)
-    if "://" in text:
-        if text.startswith("sqlite"):
-            from sqlalchemy.engine import make_url
-
-            database = make_url(text).database or ""
-            yield from (database, f"{database}-wal")
-    elif path.is_dir():
-        for folder, subfolders, files in os.walk(path):
-            real = os.path.realpath(folder)
-            litter = {name for name in (*subfolders, *files) if records.is_litter((name,))}
-            litter |= {name for name in (*subfolders, *files) if os.path.join(real, name) in own}
-            subfolders[:] = sorted(set(subfolders) - litter)
-            yield from (os.path.join(folder, name) for name in sorted(set(files) - litter))
-    else:
-        yield path
-        if path.suffix.lower() == ".csv":
-            with contextlib.suppress(csv.Error, ValueError), open(path, newline="", encoding="utf-8-sig") as rows:
-                yield from (path.parent / (row.get("path") or "").strip() for row in csv.DictReader(rows))
 
 
 @contextlib.contextmanager

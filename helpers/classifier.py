@@ -38,6 +38,7 @@ class Classifier:
         classes: Class names in the order of the logits.
         temperature: What logits are divided by before the softmax; 1 leaves them as they are.
         predictor: Raw pictures in, logits out.
+        data_checksum: `DataSet.checksum` of what it learned from; "" where that is not known.
     """
 
     name: str
@@ -46,6 +47,19 @@ class Classifier:
     classes: list[str]
     temperature: float
     predictor: Predictor
+    data_checksum: str = ""
+
+    def check_data(self, checksum: str) -> None:
+        """Raises ValueError if it is known to have learned from another data set than that with this checksum.
+
+        Its accuracy on the test pictures of another one, or of another split of the same, would flatter it.
+        """
+        if self.data_checksum not in ("", checksum):
+            raise ValueError(
+                f"{self.name} learned from other pictures, or from another split of them, than are prepared now: it "
+                "may know the test pictures. Run the notebooks that made it again (`python -m helpers run 03 05`), or "
+                "name its file as MODEL to take it all the same."
+            )
 
     def array(self, picture: bytes | np.ndarray, *, max_pixels: int = DEFAULT_LIMITS.pixels) -> np.ndarray:
         """Brings one picture to the model's size and channels, as notebook 01 brought those it was trained on.
@@ -109,7 +123,8 @@ def load(path: str | Path, *, threads: int | None = None) -> Classifier:
     predictor = inference.load(path, threads=threads)
     card = _card(path.with_name("model_card.json"), checksum)
     classes = card.get("classes") or [str(number) for number in range(predictor.classes)]
-    return _checked(path, Classifier(path.name, None, checksum, classes, card.get("temperature", 1.0), predictor))
+    temperature, data = card.get("temperature", 1.0), card.get("data_checksum", "")
+    return _checked(path, Classifier(path.name, None, checksum, classes, temperature, predictor, data))
 
 
 def _registered(folder: Path, threads: int | None) -> Classifier:
@@ -128,7 +143,10 @@ def _registered(folder: Path, threads: int | None) -> Classifier:
     classes = facts.get("classes") or [str(number) for number in range(predictor.classes)]
     version = int(folder.name) if folder.name.isdecimal() else None
     checksum = _checksum(manifest["files"], path.name)
-    found = Classifier(manifest["name"], version, checksum, classes, facts.get("temperature", 1.0), predictor)
+    found = Classifier(
+        manifest["name"], version, checksum, classes, facts.get("temperature", 1.0), predictor,
+        facts.get("data_checksum", ""),
+    )  # fmt: skip
     if "input" in facts and tuple(facts["input"]) != predictor.input_shape:
         raise ValueError(
             f"{path} takes pictures of shape {predictor.input_shape}, its manifest says {tuple(facts['input'])}: "

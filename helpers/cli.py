@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +16,7 @@ examples:
   python -m helpers run --source ~/pictures --output /tmp/mine
   python -m helpers doctor                                  is everything in place?
   python -m helpers registry promote classifier 1           make a registered model the live one
-  python -m helpers predict --model outputs/registry/classifier photo.jpg
+  python -m helpers predict photo.jpg                       ask the model that `run` has made
   python -m helpers serve                                   answer over HTTP and gRPC on this machine
 """
 
@@ -116,7 +117,9 @@ def _add_predict(commands: argparse._SubParsersAction) -> None:
         "inputs", nargs="+", metavar="INPUT", help="pictures: what --source of `run` takes, or one file"
     )
     predict.add_argument(
-        "--model", required=True, metavar="M", help="model file, or folder of a registered model or of its version"
+        "--model",
+        metavar="M",
+        help="model file, or folder of a registered model or of its version (default: outputs/registry/classifier)",
     )
     predict.add_argument("--output", metavar="FILE", help="table to write: FILE.parquet (default: answers are printed)")
     predict.add_argument("--query", default="", metavar="SQL", help="for a database: SELECT bytes … ORDER BY …")
@@ -177,6 +180,10 @@ def _run(parsed: argparse.Namespace) -> int:
     _choose_outputs(parsed.output)
     from helpers import runner
 
+    words = [text for text in parsed.numbers if not Path(text).name[:1].isdigit()]
+    if parsed.source is not None and words:
+        whole = shlex.quote(" ".join([parsed.source, *parsed.numbers]))
+        raise ValueError(f"There is no notebook {words[0]!r}: write quotes around names with spaces: --source {whole}.")
     given = dict(parsed.parameters)
     if parsed.source is not None:
         given["SOURCE"] = parsed.source
@@ -205,12 +212,15 @@ def _report(parsed: argparse.Namespace) -> int:
 def _predict(parsed: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from helpers import batch
+    from helpers import batch, classifier
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its errors are exceptions anyway
+    model = classifier.load(_model(parsed.model))
 
     def predict(output: str | Path) -> "batch.Summary":
         with tqdm(unit=" pictures", disable=not sys.stderr.isatty(), file=sys.stderr) as bar:
             return batch.predict(
-                parsed.inputs, parsed.model, output, query=parsed.query, shard=parsed.shard, progress=bar.update
+                parsed.inputs, model, output, query=parsed.query, shard=parsed.shard, progress=bar.update
             )
 
     if parsed.output is None:
@@ -226,6 +236,22 @@ def _predict(parsed: argparse.Namespace) -> int:
         + f": {done.path}"
     )
     return 0
+
+
+def _model(named: str | None) -> Path:
+    """Returns the model to ask; refuses one that is not there, or of which no version is live."""
+    from helpers import artifacts
+
+    model = artifacts.outputs() / "registry" / "classifier" if named is None else artifacts.expanded(named)
+    if not model.exists():
+        raise ValueError(f"There is no model {model}: run `python -m helpers run` first, or name its full path.")
+    versions = [int(path.parent.name) for path in model.glob("*/manifest.json") if path.parent.name.isdecimal()]
+    if versions and not (model / "promoted").is_file():
+        name, root = model.absolute().name, model.absolute().parent
+        own = "" if root == artifacts.outputs() / "registry" else f" --registry {shlex.quote(str(root))}"
+        command = f"python -m helpers registry promote {name} {max(versions)}{own}"
+        raise ValueError(f"No version of the model {name} is live: `{command}` tries the newest.")
+    return model
 
 
 def _registry_list(parsed: argparse.Namespace) -> int:

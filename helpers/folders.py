@@ -4,7 +4,9 @@ import csv
 import os
 import stat
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import TextIO
 
 from helpers.records import (
     DEFAULT_LIMITS,
@@ -18,6 +20,8 @@ from helpers.records import (
     layout,
     printable,
 )
+
+_COLUMNS = {"path", "label"}
 
 
 class FolderSource:
@@ -43,14 +47,28 @@ class FolderSource:
     def describe(self) -> str:
         return f"the folder {printable(self._root.name)}"
 
+    @property
+    def parent(self) -> str:
+        """Name of the folder that this one lies in."""
+        return printable(self._root.parent.name)
+
     def records(self) -> Iterator[Record]:
         self.findings.clear()
         found = layout(self._files())
         self.findings.clear()
         for parts in self._files():
-            picture = _read(os.path.join(self._root, *parts), self._root, _shown(parts), self._limits, self.findings)
+            picture = read(os.path.join(self._root, *parts), self._root, _shown(parts), self._limits, self.findings)
             if picture is not None:
                 yield Record(_shown(parts), picture, *found.place(parts))
+
+    def beside(self) -> Iterator[bytes]:
+        """Yields what the first files hold of each folder that lies beside this one."""
+        for folder in sorted(self._root.parent.iterdir()):
+            if folder.is_dir() and folder != self._root and not is_litter((folder.name,)):
+                for parts in islice(FolderSource(folder)._files(), 3):
+                    content = read(folder.joinpath(*parts), folder, "", self._limits, [])
+                    if content is not None:
+                        yield content
 
     def _files(self) -> Iterator[tuple[str, ...]]:
         """Yields the path of each file as its parts, sorted; what is no file becomes a finding."""
@@ -75,7 +93,8 @@ class FolderSource:
 class CsvSource:
     r"""A CSV file with the columns `path` and `label`, and `split` if it likes.
 
-    Paths are relative to the file's own folder and must stay inside it; they may have Windows' `\`.
+    Columns are separated by commas, or by semicolons or tabs, as Excel writes them in some countries. Paths
+    are relative to the file's own folder and must stay inside it; they may have Windows' `\`.
 
     Args:
         path: The CSV file, UTF-8, with a header.
@@ -96,22 +115,24 @@ class CsvSource:
         root = self._path.parent
         try:
             with open(self._path, newline="", encoding="utf-8-sig") as file:
-                rows = csv.DictReader(file, strict=True)
-                self._check(rows.fieldnames or [])
+                rows = table(file)
+                self._check(rows.fieldnames)
                 for row in rows:
                     name = (row["path"] or "").strip()
                     shown = printable(name)
                     path = os.path.join(root, name)
                     if not os.path.lexists(path):
                         path = os.path.join(root, name.replace("\\", "/"))
-                    picture = _read(path, root, shown, self._limits, self.findings)
+                    picture = read(path, root, shown, self._limits, self.findings)
                     if picture is not None:
                         yield Record(shown, picture, clean_label(row["label"]), clean_split(row.get("split")))
         except (csv.Error, UnicodeDecodeError) as error:
-            raise SourceError(f"{self._path.name} is not a CSV file in UTF-8 ({error}): save it as one.") from error
+            raise SourceError(
+                f"{self._path.name} is not a CSV file in UTF-8 ({error}): save it as one, in Excel as `CSV UTF-8`."
+            ) from error
 
     def _check(self, columns: list[str]) -> None:
-        if not {"path", "label"} <= set(columns):
+        if not _COLUMNS.issubset(columns):
             received = printable(", ".join(columns)[:80]) or "nothing"
             raise SourceError(
                 f"{self._path.name} has the columns {received}: its first line is to name `path` and `label` "
@@ -119,7 +140,20 @@ class CsvSource:
             )
 
 
-def _read(path: str, root: Path, name: str, limits: Limits, findings: list[Finding]) -> bytes | None:
+def table(file: TextIO) -> csv.DictReader:
+    """Returns the rows of an opened CSV file, by the names of its columns in lower case.
+
+    What separates the columns is the sign that makes the first line name those that are needed.
+    """
+    for delimiter in ";\t,":
+        file.seek(0)
+        columns = [name.strip().lower() for name in next(csv.reader(file, delimiter=delimiter), [])]
+        if _COLUMNS.issubset(columns):
+            break
+    return csv.DictReader(file, columns, delimiter=delimiter, strict=True)
+
+
+def read(path: str | Path, root: Path, name: str, limits: Limits, findings: list[Finding]) -> bytes | None:
     """Reads a file if it is one, lies inside `root` and is not too large; adds a finding otherwise."""
     kind, why = "unreadable", ""
     try:

@@ -1,5 +1,6 @@
 """From the bytes of one picture file to pixels, trusting nothing in it."""
 
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable
@@ -35,6 +36,7 @@ _BEGINNINGS = {
     b"\x7fELF": "is a program",
     b"MZ": "is a program",
 }
+_BRANDS = re.compile(rb"avif|hei[cx]|mif1(?!.*avif)", re.DOTALL)  # `mif1` alone says no more than: pictures
 
 
 class UnreadablePicture(ValueError):
@@ -220,11 +222,14 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _what_it_is(picture: bytes) -> str:
+    if picture[4:8] == b"ftyp" and (brand := _BRANDS.search(picture[8:40])):
+        what = "an AVIF picture" if brand[0] == b"avif" else "a HEIC picture (as iPhones make)"
+        return f"is {what}: save it as JPEG or PNG"
     start = picture[:64].lstrip(b"\xef\xbb\xbf \t\r\n")
     for beginning, what in _BEGINNINGS.items():
         if start.lower().startswith(beginning.lower()) and (beginning or not picture):
             return what
-    return f"is not a picture of a kept format ({', '.join(FORMATS)})"
+    return f"is not a picture of a format that is read ({', '.join(FORMATS)})"
 
 
 def _reason(error: Exception) -> str:

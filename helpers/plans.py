@@ -12,7 +12,8 @@ def make(
     """Returns the notebooks to run in order, and the parameters of each by stem.
 
     To those that are asked for come the ones they need: when they have not been run yet, and when
-    a value in `given` is theirs alone (`run 03 -p SOURCE pictures` prepares the pictures anew).
+    a value in `given` is theirs alone (`run 03 -p IMAGE_SIZE 32` prepares the pictures anew). With `-p SOURCE pictures`
+    notebook 03 runs alone: it has that parameter, and prepares pictures itself that 01 has not prepared as they are.
 
     Raises:
         ValueError: If there is no such notebook or parameter, or a value does not fit.

@@ -5,6 +5,7 @@ has one colour; several seeds are a band from the lowest to the highest around t
 """
 
 import io
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,7 @@ from cycler import cycler
 from matplotlib import font_manager, patheffects
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
@@ -22,7 +24,7 @@ from matplotlib.transforms import Bbox
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 BASELINE = "#8c8c8c"
 _LONGEST_NAME = 28
-_MOST_CLASSES = 40  # in a confusion matrix
+_MOST_CLASSES = 40  # in one figure
 _CJK = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
         "Droid Sans Fallback", "PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "SimHei")  # fmt: skip
 _HALO = [patheffects.withStroke(linewidth=3, foreground="white")]  # a line behind a name leaves it legible
@@ -90,6 +92,17 @@ def png(figure: Figure | Axes | np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def drawn(draw: Callable[[], Figure | Axes | np.ndarray]) -> bytes:
+    """Returns what a call draws as the bytes of a PNG; if it raises, the figures that it has begun are closed."""
+    before = set(plt.get_fignums())
+    try:
+        return png(draw())
+    except BaseException:
+        for number in set(plt.get_fignums()) - before:
+            plt.close(number)
+        raise
+
+
 def described(picture: bytes, alt: str) -> tuple[dict, dict]:
     """Returns a PNG with its alternative text as Jupyter's data of an output, and their metadata.
 
@@ -99,6 +112,32 @@ def described(picture: bytes, alt: str) -> tuple[dict, dict]:
     if not alt.strip():
         raise ValueError("A figure needs its alternative text: say in one sentence what it shows.")
     return {"image/png": picture, "text/plain": f"Figure: {alt}"}, {"image/png": {"alt": alt}}
+
+
+def log_axis(axis: Axis) -> None:
+    """Makes an axis logarithmic, with numbers as labels at 1, 2 and 5 times the powers of ten, or at these alone.
+
+    Args:
+        axis: Such as `ax.xaxis`. What sets the scale anew, as `ax.semilogy` does, comes before.
+    """
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(_Decades())
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+
+
+class _Decades(LogLocator):
+    """Ticks at 1, 2 and 5 if they have room, else at 1; evenly in a part of a decade that has too few of them."""
+
+    def tick_values(self, vmin: float, vmax: float) -> np.ndarray:
+        low, high = sorted((vmin, vmax))
+        room = min(9, self.axis.get_tick_space())
+        self.set_params(subs=(1, 2, 5) if 3 * np.log10(high / low) <= room else (1,))
+        ticks = super().tick_values(low, high)
+        seen = np.count_nonzero((low <= ticks) & (ticks <= high))
+        if seen < 3 and high < 10 * low:
+            return MaxNLocator(5, steps=(1, 2, 5, 10)).tick_values(low, high)
+        return ticks
 
 
 def image_grid(
@@ -130,9 +169,8 @@ def image_grid(
     rows = -(-len(images) // columns) or 1
     lines = max((str(text).count("\n") + 1 for text in titles), default=0) if titles is not None else 0
     extra, longest = 0.16 * lines, max(8, int(18 * size))
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(columns * size + 0.9 * bool(row_titles), rows * (size + extra) + 0.3), squeeze=False
-    )
+    width, height = columns * size, rows * (size + extra) + 0.3
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.grid(False)
@@ -141,8 +179,10 @@ def image_grid(
         _draw_picture(ax, np.asarray(image), limits)
         if titles is not None:
             ax.set_title(_text(titles[position], longest), fontsize="x-small", loc="center", pad=2)
-    for ax, text in zip(axes[:, 0], row_titles or [], strict=False):
+    for ax, text in zip(axes[:, 0], [] if row_titles is None else row_titles, strict=False):
         ax.set_ylabel(_text(text), rotation=0, ha="right", va="center", fontsize="small")
+    beside = max(ax.yaxis.label.get_window_extent().width for ax in axes[:, 0]) / figure.dpi
+    figure.set_size_inches(width + beside + 0.1 * (beside > 0), height)
     if title:
         figure.suptitle(_text(title, len(title)), x=0.01, ha="left", fontsize="medium")
     return axes
@@ -169,6 +209,7 @@ def learning_curves(
     variants = {None: history} if by is None else dict(list(history.groupby(by, sort=False)))
     curves = [(metric, "training", "-")] * training + [(f"val_{metric}", "validation", "--")]
     curves = [curve for curve in curves if curve[0] in history]
+    unseen = "validation " * ([role for _, role, _ in curves] == ["validation"])
     for index, (variant, rows) in enumerate(variants.items()):
         for column, role, line in curves:
             over_seeds = rows.groupby("epoch")[column].agg(["mean", "min", "max"])
@@ -179,7 +220,7 @@ def learning_curves(
             ax.plot(over_seeds.index, over_seeds["mean"], style, color=colour, label=", ".join(names))
             if "seed" in rows and rows["seed"].nunique() > 1:
                 ax.fill_between(over_seeds.index, over_seeds["min"], over_seeds["max"], color=colour, alpha=0.18, lw=0)
-    ax.set(xlabel="epoch", ylabel=metric.replace("_", " "))
+    ax.set(xlabel="epoch", ylabel=unseen + metric.replace("_", " "))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(ax)
     return ax
@@ -210,7 +251,9 @@ def bands(
         colour = COLOURS[index % len(COLOURS)]
         ax.plot(over_seeds.index, over_seeds["mean"], "o-", color=colour, ms=4, label=_text(variant))
         ax.fill_between(over_seeds.index, over_seeds["min"], over_seeds["max"], color=colour, alpha=0.18, lw=0)
-    ax.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "), xscale="log" if log else "linear")
+    ax.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
+    if log:
+        log_axis(ax.xaxis)
     _legend(ax)
     return ax
 
@@ -268,6 +311,7 @@ def intervals(
     *,
     baseline: float | None = None,
     label: str = "accuracy",
+    most: int = _MOST_CLASSES,
     ax: Axes | None = None,
 ) -> Axes:
     """Draws one value a row with its interval, top to bottom: a ladder of models, recall by class.
@@ -279,8 +323,14 @@ def intervals(
         high: Upper end of its interval.
         baseline: Draws a grey line at this value.
         label: Label of the horizontal axis, with its unit.
+        most: Of more rows than these those with the lowest values are drawn.
         ax: Where to draw; a new figure if not given.
     """
+    if len(names) > most:
+        lowest = np.sort(np.argsort(values, kind="stable")[:most])
+        label += f" (the lowest {most} of {len(names):,})"
+        names = [names[row] for row in lowest]
+        values, low, high = (part if part is None else np.asarray(part)[lowest] for part in (values, low, high))
     ax = _axes(ax, height=max(1.6, 0.75 + 0.27 * len(names)))
     rows = np.arange(len(names))
     if low is not None and high is not None:
@@ -381,25 +431,27 @@ def frontier(
     ax.scatter(rows[x], rows[y], c=np.where(inside, COLOURS[0], BASELINE), s=28, zorder=2)
     if chosen is not None:
         ax.plot(rows.loc[chosen, x], rows.loc[chosen, y], "o", ms=13, mfc="none", mec=COLOURS[5], mew=2, zorder=3)
-    ax.set(xscale="log", xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    ax.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "))
+    log_axis(ax.xaxis)
     ax.margins(x=0.12, y=0.15)
     first = [chosen] * (chosen is not None) + best.index.tolist()
-    _label(ax, rows.loc[list(dict.fromkeys(first + rows.index.tolist())), [x, y]])
+    _label(ax, rows.loc[list(dict.fromkeys(first + rows.index.tolist())), [x, y]], chosen)
     return ax
 
 
-def _label(ax: Axes, points: "pandas.DataFrame") -> None:  # noqa: F821
+def _label(ax: Axes, points: "pandas.DataFrame", ringed: str | None) -> None:  # noqa: F821
     """Writes their names beside points, the first ones first; one that would cover a point or a name is left out."""
     ax.figure.draw_without_rendering()  # the layout moves the axes: measured is where they will be
-    radius = 4 * ax.figure.dpi / 72
-    taken = [Bbox.from_bounds(x - radius, y - radius, 2 * radius, 2 * radius)
-             for x, y in ax.transData.transform(points.to_numpy())]  # fmt: skip
+    radii = [8 if name == ringed else 4 for name in points.index]  # in points of 1/72 inch
+    taken = [Bbox.from_bounds(x, y, 0, 0).padded(radius * ax.figure.dpi / 72)
+             for (x, y), radius in zip(ax.transData.transform(points.to_numpy()), radii, strict=True)]  # fmt: skip
     edge = ax.get_window_extent()
-    corners = [(7, 5, "left"), (-7, 5, "right"), (7, -11, "left"), (-7, -11, "right")]
-    for name, x, y in points.itertuples():
-        for right, up, side in ((0, 9, "center"), (0, -15, "center"), (8, -3, "left"), (-8, -3, "right"), *corners):
-            text = ax.annotate(_text(name), (x, y), xytext=(right, up), textcoords="offset points",
+    for (name, x, y), radius in zip(points.itertuples(), radii, strict=True):
+        above, below, right = radius + 5, -radius - 11, radius + 3
+        corners = [(right, 5, "left"), (-right, 5, "right"), (right, -11, "left"), (-right, -11, "right")]
+        sides = [(0, above, "center"), (0, below, "center"), (right + 1, -3, "left"), (-right - 1, -3, "right")]
+        for across, up, side in sides + corners:
+            text = ax.annotate(_text(name), (x, y), xytext=(across, up), textcoords="offset points",
                                fontsize="x-small", ha=side, path_effects=_HALO)  # fmt: skip
             box = text.get_window_extent().padded(1)
             if edge.x0 <= box.x0 and box.x1 <= edge.x1 and not any(box.overlaps(other) for other in taken):
@@ -427,10 +479,10 @@ def latencies(
         ax.plot(rows["clients"], rows["p50_ms"], "o-", color=colour, ms=4, label=f"{_text(server)}: median")
         ax.plot(rows["clients"], rows["p99_ms"], "o--", color=colour, ms=4, mfc="white", label="99th percentile")
     clients = sorted(set(table["clients"]))
-    ax.set(xlabel="clients at a time", ylabel="ms until the answer", xscale="log", yscale="log")
+    ax.set(xlabel="clients at a time", ylabel="ms until the answer")
+    log_axis(ax.xaxis)
+    log_axis(ax.yaxis)
     ax.set_xticks(clients, [str(count) for count in clients])
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
     _legend(ax)
     return ax
 
@@ -460,10 +512,8 @@ def timeline(
         ax.annotate(
             f" {_text(name)}", (second, 0.02), xycoords=("data", "axes fraction"), va="bottom", fontsize="small"
         )
-    ax.set(xlabel="seconds", ylabel="ms until the answer", yscale="log", ylim=(requests["ms"].min() / 2, None))
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    log_axis(ax.yaxis)
+    ax.set(xlabel="seconds", ylabel="ms until the answer", ylim=(requests["ms"].min() / 2, None))
     legend = ax.legend(title=by.replace("_", " "), loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
     for handle in legend.legend_handles:
         handle.set(markersize=8, alpha=1)
@@ -493,14 +543,24 @@ def answer(image: np.ndarray, names: Sequence[str], probabilities: Sequence[floa
 
 
 def class_balance(counts: dict[str, np.ndarray], classes: Sequence[str], *, ax: Axes | None = None) -> Axes:
-    """Draws how many pictures of each class each split holds, as `DataSet.counts` returns them."""
+    """Draws how many pictures of each class each split holds, as `DataSet.counts` returns them.
+
+    Of more than 40 classes the 20 largest and the 20 smallest are drawn, from the largest to the smallest.
+    """
+    label, half = "pictures", _MOST_CLASSES // 2
+    if len(classes) > _MOST_CLASSES:
+        label = f"pictures (of {len(classes):,} classes the {half} largest and the {half} smallest)"
+        order = np.argsort(-np.sum(list(counts.values()), axis=0), kind="stable")
+        extreme = np.concatenate([order[:half], order[-half:]])
+        classes = [classes[row] for row in extreme]
+        counts = {name: np.asarray(count)[extreme] for name, count in counts.items()}
     ax = _axes(ax, height=max(1.6, 0.9 + 0.25 * len(classes)))
     rows, left = np.arange(len(classes)), np.zeros(len(classes))
     for index, (name, count) in enumerate(counts.items()):
         ax.barh(rows, count, left=left, height=0.7, label=name, color=COLOURS[index % len(COLOURS)])
         left = left + count
     ax.set_yticks(rows, [_text(name) for name in classes])
-    ax.set(xlabel="pictures", ylim=(len(classes) - 0.5, -0.5))
+    ax.set(xlabel=label, ylim=(len(classes) - 0.5, -0.5))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
     ax.grid(axis="y", visible=False)
     _legend(ax)
@@ -576,24 +636,35 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], *, ax: Axes | N
     return ax
 
 
-def reliability(confidence: np.ndarray, accuracy: np.ndarray, count: np.ndarray, *, ax: Axes | None = None) -> Axes:
+def reliability(
+    confidence: np.ndarray | dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    accuracy: np.ndarray | None = None,
+    count: np.ndarray | None = None,
+    *,
+    at_least: int = 20,
+    ax: Axes | None = None,
+) -> Axes:
     """Draws accuracy over confidence with the diagonal of perfect calibration in grey.
 
     Args:
-        confidence: Mean confidence of each bin; NaN where a bin is empty.
+        confidence: Mean confidence of each bin; NaN where a bin is empty. Or several curves by name, each a tuple
+            of confidence, accuracy and count, as `evaluation.reliability_curve` returns it.
         accuracy: Share of right predictions in each bin.
-        count: Pictures in each bin; the area of a dot grows with it.
+        count: Pictures in each bin; the area of a dot grows with its share of all pictures of the curve.
+        at_least: Bins of fewer pictures are left out: their accuracy says little.
         ax: Where to draw; a new figure if not given.
     """
-    ax = _axes(ax, width=4.2, height=3.8)
-    used = np.asarray(count) > 0
-    share = np.asarray(count)[used] / max(np.sum(count), 1)
+    curves = confidence if isinstance(confidence, dict) else {"raw": (confidence, accuracy, count)}
+    ax = _axes(ax, width=5.6, height=3.8)
     ax.plot([0, 1], [0, 1], color=BASELINE, lw=1, label="perfectly calibrated")
-    points = np.asarray(confidence)[used], np.asarray(accuracy)[used]
-    ax.plot(*points, color=COLOURS[0], lw=1.2, label="raw")
-    ax.scatter(*points, s=12 + 300 * share, color=COLOURS[0], alpha=0.7)
-    ax.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.03), ylim=(0, 1.03))
-    ax.legend(loc="upper left")
+    for (name, curve), colour in zip(curves.items(), itertools.cycle(COLOURS)):
+        x, y, pictures = (np.asarray(part) for part in curve)
+        kept = pictures >= max(at_least, 1)
+        ax.plot(x[kept], y[kept], color=colour, lw=1.2, label=_text(name))
+        ax.scatter(x[kept], y[kept], s=12 + 300 * pictures[kept] / max(pictures.sum(), 1), color=colour, alpha=0.7)
+    bins = f" (bins of {at_least} pictures or more)" if at_least > 1 else ""
+    ax.set(xlabel=f"confidence{bins}", ylabel="accuracy", xlim=(0, 1.03), ylim=(0, 1.03))
+    _legend(ax)
     return ax
 
 

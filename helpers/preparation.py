@@ -1,16 +1,34 @@
 """From a source to the prepared data set: collect, clean, split, write, as notebook 01 shows it step by step."""
 
 import hashlib
+import os
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from helpers import cleaning, data, records, sources
+from helpers import artifacts, cleaning, data, records, sources
 from helpers.records import counted
 from helpers.sources import Collection
 
 _CHUNK = 4096  # pictures written at a time
+
+
+class _Settings(NamedTuple):
+    """How a source is prepared; what notebook 01 has in its parameters."""
+
+    query: str = ""
+    size: tuple[int, int] | None = None
+    channels: int | None = None
+    largest: int = 64
+    near: float = 0.995
+    decisions: str = ""
+    validation: float = 0.1
+    test: float = 0.15
+    seed: int = 0
 
 
 def prepare(
@@ -42,41 +60,55 @@ def prepare(
     Raises:
         records.SourceError: If the source cannot be read, or cleaning leaves nothing to train on.
     """
-    opened = sources.open_source(source, query=query)
-    collection = sources.collect(opened, size=size, channels=channels)
-    findings, content = cleaning.inspect(collection)
-    rows = cleaning.kept(len(collection.images), findings)
+    settings = _Settings(query, size, channels, validation=validation, test=test, seed=seed)
+    parameters = {"query": query, "validation": validation, "test": test, "seed": seed}
+    return _prepare(source, folder, settings, parameters)
+
+
+def _prepare(source: str, folder: str | Path, settings: _Settings, parameters: dict) -> Path:
+    decisions = cleaning.read_decisions(settings.decisions) if settings.decisions else {}
+    opened = sources.open_source(source, query=settings.query)
+    collection = sources.collect(opened, size=settings.size, channels=settings.channels, largest=settings.largest)
+    findings, content = cleaning.inspect(collection, near=settings.near)
+    decided = cleaning.decide(findings, decisions)
+    rows = cleaning.kept(len(collection.images), decided)
     labels, classes = encode_labels(collection, rows)
-    splits = split(labels, collection.splits[rows], content[rows], validation=validation, test=test, seed=seed)
+    splits = split(
+        labels, collection.splits[rows], content[rows],
+        validation=settings.validation, test=settings.test, seed=settings.seed,
+    )  # fmt: skip
     written = data.write(
         folder,
         chunks(collection.images, rows),
         labels,
         classes,
         splits,
-        parameters={"SOURCE": records.public(source), "query": query, "validation": validation, "test": test,
-                    "seed": seed},
+        parameters={**parameters, "SOURCE": records.public(source)},
         made_by="helpers.preparation",
         source=opened.describe(),
         findings=findings["kind"].value_counts().sort_index().to_dict(),
-    )  # fmt: skip
-    cleaning.write_findings(written / "findings.csv", findings)
+    )
+    cleaning.write_findings(written / "findings.csv", decided)
     return written
 
 
 def prepared(source: str, folder: str | Path, *, seed: int = 0) -> data.DataSet:
-    """Opens the data set that notebook 01 has prepared, or prepares another source on the spot.
+    """Opens the data set that notebook 01 has prepared, or prepares the pictures on the spot.
+
+    What 01 has prepared is taken if it is of this source, however its path is spelled, and the source has the files
+    that it had then. Otherwise a line on stderr says what is done: files that have changed are prepared with the
+    settings of 01; for files that are gone, what 01 has made of them is taken.
 
     Args:
         source: What `sources.open_source` takes; `""` for what notebook 01 has prepared, whatever it is. A database
             is taken as notebook 01 has queried it.
-        folder: Where another source is prepared, if notebook 01 has not prepared that very one.
-        seed: Seed of the split there.
+        folder: Where pictures are prepared on the spot.
+        seed: Seed of the split there, unless the settings of 01 have one.
 
     Raises:
         FileNotFoundError: If `source` is empty and notebook 01 has not run; the message says how to run it.
         records.SourceError: If the source cannot be read, or cleaning leaves nothing to train on, or if it is a
-            database that notebook 01 has not prepared.
+            database that notebook 01 has not prepared, or its files have changed and 01's verdicts do not fit them.
     """
     try:
         dataset = data.load()
@@ -84,38 +116,108 @@ def prepared(source: str, folder: str | Path, *, seed: int = 0) -> data.DataSet:
         if not source:
             raise
         dataset = None
-    if not source or (dataset is not None and _is_made_from(dataset, source)):
+    if not source:
         return dataset
+    change, shown = _change(dataset, source), records.printable(records.public(source))
+    gone = _out_of_reach(source) if change == "files" else ""
+    if gone:
+        _say(f"{shown} {gone}: what notebook 01 has prepared of it is used.")
+    if gone or not change:
+        return dataset
+    if change == "files":
+        _say(f"The files of {shown} are not those that notebook 01 has prepared: prepared anew, with its settings.")
+        return data.load(_prepare_again(source, folder, dataset.manifest["parameters"], seed))
     if _is_database(source):
         raise records.SourceError(
             f"{records.public(source)} is not what notebook 01 has prepared: prepare it with notebook 01 first, "
             "which asks for the query that a database needs."
         )
+    if dataset is not None:
+        _say(f"{shown} lies in another place than what notebook 01 has prepared: prepared here, with the defaults.")
     return data.load(prepare(source, folder, seed=seed))
 
 
 def fingerprint(source: str) -> str:
-    """Returns the SHA-256 of a source's whole name: it tells two addresses apart without repeating their secrets.
+    """Returns a sign by which a source is known again, without its secrets and paths of this machine.
+
+    For an address it is the SHA-256 of the whole of it. For what lies on this machine it is that of its place, however
+    that is spelled, and behind a dash that of the names, sizes and times of its files.
 
     Example:
 
     >>> fingerprint("https://example.org/get?set=1")[:8], fingerprint("https://example.org/get?set=2")[:8]
     ('83b97a40', '8d62c174')
+    >>> fingerprint(".") == fingerprint(os.getcwd())
+    True
     """
-    return hashlib.sha256(source.encode(errors="surrogateescape")).hexdigest()
+    place = _place(source)
+    if not place:
+        return _sha256(source)
+    files = sources.fingerprint(f"sqlite:///{place}" if "://" in source else place)
+    return f"{_sha256(place)}-{files}"
 
 
-def _is_made_from(dataset: data.DataSet, source: str) -> bool:
-    recorded = dataset.manifest.get("source_sha256")
+def _place(source: str) -> str:
+    """Returns where on this machine a source lies, links resolved; nothing for an address or the embedded set."""
+    if "://" in source:
+        file = re.fullmatch(r"sqlite(?:\+\w+)?:///((?!file:|:memory:)[^?]+)(?:\?.*)?", source, re.DOTALL)
+        return os.path.realpath(file[1]) if file else ""
+    return os.path.realpath(artifacts.expanded(source)) if source else ""
+
+
+def _change(dataset: data.DataSet | None, source: str) -> str:
+    """Returns what of a source is not as notebook 01 has recorded it: `"place"`, `"files"`, or nothing."""
+    if dataset is None:
+        return "place"
+    recorded, shown = dataset.manifest.get("source_sha256", ""), records.public(source)
     if recorded:
-        return recorded == fingerprint(source)
-    # Without it there is the address as it may be shown: one that hides something could be that of another set.
-    shown = records.public(source)
-    return dataset.manifest["parameters"].get("SOURCE") == shown and (shown == source or _is_database(source))
+        same_name = recorded == _sha256(source)
+    else:  # There is the address as it may be shown: one that hides something could be that of another set.
+        same_name = dataset.manifest["parameters"].get("SOURCE") == shown
+        same_name = same_name and (shown == source or _is_database(source))
+    now = fingerprint(source)
+    place, _, files = now.partition("-")
+    if recorded == now or (same_name and not files):
+        return ""
+    # Before files were recorded, a source had its name alone.
+    return "files" if files and (same_name or recorded.startswith(f"{place}-")) else "place"
+
+
+def _out_of_reach(source: str) -> str:
+    place = _place(source)
+    if not os.path.exists(place):
+        return "is not there any more"
+    return "" if os.access(place, os.R_OK) else "cannot be read any more"
+
+
+def _prepare_again(source: str, folder: str | Path, recorded: dict, seed: int) -> Path:
+    """Prepares a source with the parameters that notebook 01 had."""
+    names = {"query": "QUERY", "largest": "IMAGE_SIZE", "near": "NEAR_DUPLICATE", "decisions": "DECISIONS",
+             "validation": "VALIDATION_SHARE", "test": "TEST_SHARE", "seed": "SEED"}  # fmt: skip
+    known = {"seed": seed} | {field: recorded[name] for field, name in names.items() if name in recorded}
+    settings = _Settings(channels=recorded.get("CHANNELS") or None, **known)
+    try:
+        return _prepare(source, folder, settings, recorded)
+    except (FileNotFoundError, ValueError) as error:
+        if not settings.decisions or isinstance(error, records.SourceError):
+            raise
+        shown = records.printable(records.public(source))
+        raise records.SourceError(
+            f"The verdicts of {settings.decisions} do not fit {shown} any more: {str(error).rstrip('.')}. "
+            "Run notebook 01 on it again, with other DECISIONS or none."
+        ) from error
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def _is_database(source: str) -> bool:
-    return "://" in source and source.partition("://")[0].lower() not in ("http", "https")
+    return "://" in source and source.partition("://")[0].lower() not in ("http", "https", "file")
 
 
 def encode_labels(collection: Collection, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:

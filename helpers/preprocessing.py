@@ -91,18 +91,15 @@ class Jitter:
         return images
 
 
-def add_noise(
-    images: np.ndarray, sigma: float, random: np.random.Generator, *, limits: tuple[float, float] = (0, 255)
-) -> np.ndarray:
-    """Adds Gaussian noise: `x' = clip(x + sigma * e, limits)` with `e` drawn from N(0, 1).
+def add_noise(images: np.ndarray, sigma: float, random: np.random.Generator) -> np.ndarray:
+    """Adds Gaussian noise: `x' = clip(x + sigma * e, 0, 255)` with `e` drawn from N(0, 1).
 
     Args:
         images: Pictures of any shape. Whole numbers come back rounded, in their own dtype.
         sigma: Standard deviation of the noise, in units of the pictures.
         random: Where the noise comes from.
-        limits: Darkest and brightest value.
     """
-    noisy = np.clip(images + np.float32(sigma) * random.standard_normal(images.shape, np.float32), *limits)
+    noisy = np.clip(images + np.float32(sigma) * random.standard_normal(images.shape, np.float32), 0, 255)
     return (np.rint(noisy) if images.dtype.kind in "iu" else noisy).astype(images.dtype)
 
 

@@ -122,9 +122,10 @@ def folder(name: str, version: int | None = None, *, root: str | Path | None = N
     there = versions(name, root=root)
     number = version if version is not None else max(there, default=None)
     if number not in there:
-        known = f"versions {', '.join(map(str, there))}" if there else "none"
+        numbers = ", ".join(map(str, there))
+        known = "is none" if not there else f"is version {numbers}" if len(there) == 1 else f"are versions {numbers}"
         wanted = f"no version {version} of" if version is not None else "no version of"
-        raise FileNotFoundError(f"The registry has {wanted} the model {name}; there is {known}.")
+        raise FileNotFoundError(f"The registry has {wanted} the model {name}; there {known}.")
     path = _base(name, root) / str(number)
     verify(path)
     return path
@@ -157,7 +158,8 @@ def promote(name: str, version: int, *, root: str | Path | None = None) -> Versi
     """Makes a version the live one, if it passes its trial.
 
     The trial is `trial.check`: in a process of its own, the model loads, takes and gives what its manifest says, and
-    answers the examples like the model that it was made from. Killed at any moment, the state is that before or after.
+    answers the examples like the model that it was made from; its classes are in the order of the live version's,
+    where they are the same. Killed at any moment, the state is that before or after.
 
     Raises:
         FileNotFoundError: If there is no such version.
@@ -166,7 +168,8 @@ def promote(name: str, version: int, *, root: str | Path | None = None) -> Versi
     from helpers import trial
 
     path = folder(name, version, root=root)
-    trial.check(path)
+    live = promoted(name, root=root)
+    trial.check(path, None if live in (None, version) else path.parent / str(live))
     with _alone(path.parent):
         found = _promotions(path.parent)
         if found["version"] != version:

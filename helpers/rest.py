@@ -183,7 +183,8 @@ class Door:
         return body
 
     def _too_large(self, found: str) -> Refused:
-        return Refused(413, f"A request has at most {self._limits.body} bytes; received {found}: send it in several.")
+        mend = "send fewer pictures at a time, or smaller ones, or start `serve --limit body BYTES` with more"
+        return Refused(413, f"A request has at most {self._limits.body} bytes; received {found}: {mend}.")
 
     async def _discard(self, receive: Receive, headers: dict) -> None:
         """Reads what a refused client is sending: one that is still writing would not see the answer."""

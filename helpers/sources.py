@@ -1,7 +1,10 @@
 """Pictures and labels from wherever they lie: a folder, an archive, a URL, a database, a CSV, IDX files."""
 
 import contextlib
+import csv
+import hashlib
 import math
+import os
 import tempfile
 import time
 from collections import Counter
@@ -10,21 +13,37 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pandas as pd
 
 from helpers import artifacts, folders, idx, pictures, processor
 from helpers.pictures import UnreadablePicture, decode
-from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError, counted, printable, public, shortened
+from helpers.records import (
+    DEFAULT_LIMITS,
+    Finding,
+    Limits,
+    Record,
+    SourceError,
+    counted,
+    is_litter,
+    printable,
+    public,
+    shortened,
+)
 
 __all__ = [
-    "Collection", "Source", "SourceError", "UnreadablePicture", "collect", "decode", "glance", "open_source", "survey",
+    "Collection", "Source", "SourceError", "UnreadablePicture", "collect", "decode", "glance",
+    "open_source", "survey", "fingerprint",
 ]  # fmt: skip
 
 _CHUNK_BYTES, _CHUNK_PICTURES = 16 * 2**20, 256  # what is read at a time, while as much is decoded
-TWO_CLASSES = "learning needs at least two classes, each a folder of pictures, or a label of its own"
-_KINDS = "a folder, a .zip or .tar archive, an http(s) address of one, a .csv file, or a SQLAlchemy database URL"
+TWO_CLASSES = (
+    "learning needs at least two classes, each a folder of pictures, or a label of its own: move the pictures of each "
+    "class into its own folder, or list the files in a CSV with the columns path and label"
+)
+KINDS = "a folder, a .zip or .tar archive, an http(s) address of one, a .csv file, or a SQLAlchemy database URL"
 
 
 class Source(Protocol):
@@ -78,6 +97,9 @@ def open_source(source: str = "", *, query: str = "", limits: Limits = DEFAULT_L
         except SourceError:
             forget()
             raise
+    if scheme == "file":
+        path = unquote(urlsplit(source).path)
+        raise SourceError(f"A file or folder is named by its path, without `file://`: write {printable(path)!r}.")
     if scheme:
         from helpers import databases
 
@@ -88,12 +110,12 @@ def open_source(source: str = "", *, query: str = "", limits: Limits = DEFAULT_L
     except (OSError, RuntimeError) as error:  # a name too long, no permission, `~` of nobody who is known
         why = getattr(error, "strerror", None) or str(error).rstrip(".")
         shown = shortened(printable(source), 80)
-        raise SourceError(f"{shown} cannot be opened ({why}): a source is {_KINDS}.") from error
+        raise SourceError(f"{shown} cannot be opened ({why}): a source is {KINDS}.") from error
     if is_folder:
         is_idx = any(idx.parts(path))
         return idx.IdxSource(path, limits=limits) if is_idx else folders.FolderSource(path, limits=limits)
     if not is_file:
-        raise SourceError(f"There is no {printable(source)!r}: a source is {_KINDS}.")
+        raise SourceError(f"There is no {printable(source)!r}: a source is {KINDS}.")
     if path.suffix.lower() == ".csv":
         return folders.CsvSource(path, limits=limits)
     return _archive(path, printable(path.name), limits)
@@ -105,8 +127,14 @@ def _archive(path: Path, title: str, limits: Limits, on_damage: Callable[[], Non
     try:
         return archives.ArchiveSource(path, title=title, limits=limits, on_damage=on_damage)
     except SourceError:
-        with open(path, "rb") as file, contextlib.suppress(UnreadablePicture):
-            pictures.header(file.read(limits.picture_bytes), max_pixels=limits.pixels)
+        with open(path, "rb") as file:
+            content = file.read(limits.picture_bytes)
+        if content.startswith(b"SQLite format 3\0"):
+            raise SourceError(
+                f"{title} is an SQLite database: write sqlite:/// before its path, and add a query."
+            ) from None
+        with contextlib.suppress(UnreadablePicture):
+            pictures.header(content, max_pixels=limits.pixels)
             raise SourceError(f"{title} is one picture: name a folder that has a sub-folder for each class.") from None
         raise
 
@@ -141,12 +169,68 @@ def glance(source: Source, *, seconds: float = 10.0, limits: Limits = DEFAULT_LI
     if count == 0:
         raise _no_picture(source, [*source.findings, *refused])
     what, held = source.describe(), f"{counted(count, 'picture')} of {counted(len(labels), 'class')}"
-    raise SourceError(f"{what[0].upper()}{what[1:]} holds {held}: {TWO_CLASSES}.")
+    asked = "" if labels else _asked_about_parent(source, limits)
+    raise SourceError(f"{what[0].upper()}{what[1:]} holds {held}: {TWO_CLASSES}.{asked}")
+
+
+def _asked_about_parent(source: Source, limits: Limits) -> str:
+    """Asks whether the folder above was meant, if a folder beside this one holds a picture, too."""
+    if isinstance(source, folders.FolderSource) and source.parent:
+        with contextlib.suppress(OSError):
+            for content in source.beside():
+                with contextlib.suppress(UnreadablePicture):
+                    pictures.header(content, max_pixels=limits.pixels)
+                    return f" Did you mean its parent, {source.parent}?"
+    return ""
 
 
 def _no_picture(source: Source, findings: list[Finding]) -> SourceError:
     why = f"{findings[0].name} {findings[0].detail}" if findings else "it is empty"
     return SourceError(f"No picture in {source.describe()}: {why}.")
+
+
+def fingerprint(source: str, own: frozenset[str] = frozenset()) -> str:
+    """Returns a sign that changes with a source: its name, and the names, sizes and times of its files on this machine.
+
+    Args:
+        source: What `open_source` takes.
+        own: Whole paths of files and folders in it that do not count.
+    """
+    digest = hashlib.sha256(source.encode(errors="surrogateescape"))
+    for path in _files(source, own):
+        with contextlib.suppress(OSError, ValueError):  # a name that none can have
+            told = os.stat(path)
+            digest.update(f"{path} {told.st_size} {told.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _files(text: str, own: frozenset[str]) -> Iterator[str | Path]:
+    """Yields a source's files on this machine, but for `own`."""
+    path = artifacts.expanded(text)
+    if "://" in text:
+        if text.startswith("sqlite"):
+            from sqlalchemy.engine import make_url
+
+            database = make_url(text).database or ""
+            yield database
+            with contextlib.suppress(OSError):  # an empty one is made by whoever reads, and is left or taken away
+                if os.path.getsize(wal := f"{database}-wal"):
+                    yield wal
+    elif path.is_dir():
+        for folder, subfolders, files in os.walk(path):
+            real = os.path.realpath(folder)
+            litter = {name for name in (*subfolders, *files) if is_litter((name,))}
+            litter |= {name for name in (*subfolders, *files) if os.path.join(real, name) in own}
+            subfolders[:] = sorted(set(subfolders) - litter)
+            yield from (os.path.join(folder, name) for name in sorted(set(files) - litter))
+    else:
+        yield path
+        if path.suffix.lower() == ".csv":
+            with (
+                contextlib.suppress(OSError, csv.Error, ValueError),
+                open(path, newline="", encoding="utf-8-sig") as rows,
+            ):
+                yield from (path.parent / (row.get("path") or "").strip() for row in folders.table(rows))
 
 
 class Collection(NamedTuple):

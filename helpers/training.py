@@ -54,7 +54,10 @@ class Progress(keras.callbacks.Callback):
             self._dashboard = widgets.Dashboard(self.name or self.model.name)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self._started = time.perf_counter()
+        self._started, self._trained = time.perf_counter(), None
+
+    def on_test_begin(self, logs: dict | None = None) -> None:
+        self._trained = time.perf_counter()  # what follows is validation and no part of a step's price
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         if self._dashboard is None:
@@ -65,7 +68,8 @@ class Progress(keras.callbacks.Callback):
             self._dashboard.say(self._left(len(self.rows) + ((batch + 1) / steps if steps else 0)))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        row = {"epoch": epoch + 1, "seconds": time.perf_counter() - self._started, **(logs or {})}
+        seconds = (self._trained or time.perf_counter()) - self._started
+        row = {"epoch": epoch + 1, "seconds": seconds, **(logs or {})}
         row.setdefault("learning_rate", float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)))
         self.rows.append(row)
         if not np.isfinite(row.get("loss", 0.0)):
@@ -157,6 +161,29 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
         return {"peak": self.peak, "steps": self.steps, "warm_up": self.warm_up}
 
 
+class Muon(keras.optimizers.Muon):
+    """Keras's Muon for the kernels of convolutions, too, which Keras itself leaves to AdamW.
+
+    A kernel is taken for the matrix that it is to a patch of the picture: a row for each number of the patch, a
+    column for each filter. Biases, normalizations and depthwise kernels take AdamW's step as before; the arguments
+    are Keras's.
+
+    Reference:
+        Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/
+    """
+
+    def _should_use_adamw(self, variable: keras.Variable) -> bool:
+        kernel = len(variable.shape) == 4 and variable.shape[-1] > 1
+        return not kernel and super()._should_use_adamw(variable)
+
+    def zeropower_via_newtonschulz5(self, x: keras.KerasTensor, steps: int) -> keras.KerasTensor:
+        matrix = keras.ops.reshape(x, (-1, x.shape[-1]))
+        return keras.ops.reshape(super().zeropower_via_newtonschulz5(matrix, steps), x.shape)
+
+    def lr_adjust(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        return x * (self.rms_rate * max(math.prod(x.shape[:-1]), x.shape[-1]) ** 0.5)
+
+
 def steps(pictures: int, *, batch_size: int, epochs: int) -> int:
     """Returns the number of batches of a whole training, which schedules are laid out for.
 
@@ -235,8 +262,8 @@ def fit(
         verbose: Whether each epoch is a line on stderr.
 
     Returns:
-        One row an epoch: `epoch`, `seconds`, `loss`, `accuracy`, `val_loss`, `val_accuracy`,
-        `learning_rate`; the metrics as the model was compiled with. No row if a callback, such as
+        One row an epoch: `epoch`, `seconds` (of its steps, without validation), `loss`, `accuracy`, `val_loss`,
+        `val_accuracy`, `learning_rate`; the metrics as the model was compiled with. No row if a callback, such as
         `keras.callbacks.BackupAndRestore`, finds that all epochs are done.
 
     Raises:

@@ -36,7 +36,7 @@ def explore(draw: Callable, *, alt: str, **controls: ipywidgets.ValueWidget) -> 
         raise ValueError("There is nothing to explore: pass at least one control, such as ipywidgets.FloatSlider().")
 
     def picture() -> bytes:
-        return plotting.png(draw(**{name: control.value for name, control in controls.items()}))
+        return plotting.drawn(lambda: draw(**{name: control.value for name, control in controls.items()}))
 
     def look(change: dict) -> None:
         for control in controls.values():
@@ -46,7 +46,7 @@ def explore(draw: Callable, *, alt: str, **controls: ipywidgets.ValueWidget) -> 
         try:
             shown.value, said.value = picture(), ""
         except Exception as error:  # it would end in a log that nobody sees, below a picture of other values
-            said.value = html.escape(str(error) or type(error).__name__)
+            said.value = _sentence(error)
         said.layout.display, shown.layout.display = (None, "none") if said.value else ("none", None)
 
     said = ipywidgets.HTML(layout={"display": "none"})
@@ -69,9 +69,11 @@ def judge(
 
     Args:
         findings: Columns as in `records.Finding`, at least one row.
-        draw: Takes a finding (a row); returns a figure or Axes.
+        draw: Takes a finding (a row); returns a figure or Axes. What it raises is shown in place of the picture, but
+            for the first finding.
         decisions: Verdicts by the names of pictures, `"keep"` or `"drop"`: those given are added here.
-        save: Is called with `decisions` after each verdict.
+        save: Is called with `decisions` after each verdict. If it raises, the verdict is taken back, and the reason
+            is shown.
         alt: What the figure of the first finding shows, for those who cannot see it.
     """
     kind = ipywidgets.Dropdown(options=findings["kind"].unique().tolist(), description="kind")
@@ -82,26 +84,41 @@ def judge(
     def finding() -> "pandas.Series":  # noqa: F821
         return findings[findings["kind"] == kind.value].iloc[number.value - 1]
 
-    def show(_: object = None) -> None:
+    def text() -> str:
         one = finding()
-        verdict.value = decisions.get(one["name"], "as found")
-        said.value = html.escape(f"{one['name']} {one['detail']}: {one['action']}")
-        shown.value = plotting.png(draw(one))
+        return html.escape(f"{one['name']} {one['detail']}: {one['action']}")
+
+    def picture() -> bytes:
+        return plotting.drawn(lambda: draw(finding()))
+
+    def show(_: object = None) -> None:
+        verdict.value, said.value = decisions.get(finding()["name"], "as found"), text()
+        try:
+            shown.value, shown.layout.display = picture(), None
+        except Exception as error:  # else the picture of another finding would stay
+            said.value, shown.layout.display = f"{text()}<br>{_sentence(error)}", "none"
 
     def turn(_: object = None) -> None:
         number.value, number.max = 1, int((findings["kind"] == kind.value).sum())
         show()
 
     def decide(change: dict) -> None:
-        name = finding()["name"]
+        name, before = finding()["name"], dict(decisions)
         if change["new"] == decisions.get(name, "as found"):  # another finding came into view
             return
         decisions.pop(name, None)
         if change["new"] != "as found":
             decisions[name] = change["new"]
-        save(decisions)
+        try:
+            save(decisions)
+            show()  # without what was said of a verdict that could not be saved
+        except Exception as error:
+            decisions.clear()
+            decisions.update(before)
+            verdict.value, said.value = decisions.get(name, "as found"), f"{text()}<br>{_sentence(error)}"
 
     turn()
+    shown.value = shown.value or picture()  # what the first one raises is seen below the cell
     kind.observe(turn, "value")
     number.observe(show, "value")
     verdict.observe(decide, "value")
@@ -187,7 +204,7 @@ class _Drawing:
         if picture.getcolors(1) is not None:
             raise ValueError("There is nothing to be seen: draw something.")
         picture.save(file, "PNG")
-        return plotting.png(self._answer(file.getvalue()))
+        return plotting.drawn(lambda: self._answer(file.getvalue()))
 
     def _picture(self) -> Image.Image:
         picture = Image.new("RGB", (self.canvas.width, self.canvas.height), self._ground.value)
@@ -232,6 +249,10 @@ class _Drawing:
             self.canvas.blur()
         elif key == "Tab":
             self._clear.focus()
+
+
+def _sentence(error: Exception) -> str:
+    return html.escape(str(error) or type(error).__name__)
 
 
 def _publish(parts: list[ipywidgets.Widget], shown: ipywidgets.Image, alt: str) -> None:

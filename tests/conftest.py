@@ -1,8 +1,10 @@
 """What all tests share: outputs in a folder of their own, and a tiny project to run."""
 
+import contextlib
 import importlib.util
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -54,6 +56,24 @@ def write_onnx() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def running() -> Callable[..., contextlib.AbstractContextManager[subprocess.Popen]]:
+    """A context manager: `subprocess.Popen`, whose process is ended however the block ends, so that nobody waits."""
+
+    @contextlib.contextmanager
+    def run(command: list[str], **options: object) -> Iterator[subprocess.Popen]:
+        with subprocess.Popen(command, **options) as process:
+            try:
+                yield process
+            finally:
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(20)
+                process.kill()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -53,6 +53,31 @@ def test_the_part_keeps_the_suffix_by_which_libraries_choose_a_format(tmp_path):
         partial.write_bytes(b"x")
 
 
+@pytest.fixture
+def steps(monkeypatch):
+    """What is written through to the disk, by the number of its inode, and each move, in their order."""
+    found, move = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: found.append(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr(os, "replace", lambda old, new: (found.append("moved"), move(old, new)))
+    return found
+
+
+def test_a_file_is_on_the_disk_before_it_is_moved_and_its_folder_afterwards(tmp_path, steps):
+    with artifacts.writing(tmp_path / "a.txt") as partial:
+        partial.write_text("whole")
+    assert steps == [(tmp_path / "a.txt").stat().st_ino, "moved", tmp_path.stat().st_ino]
+
+
+def test_all_files_of_a_folder_are_on_the_disk_before_it_is_moved(tmp_path, steps):
+    with artifacts.writing_folder(tmp_path / "set") as folder:
+        (folder / "sub").mkdir()
+        for name in ("a", "sub/b"):
+            (folder / name).write_text(name)
+    files = {(tmp_path / "set" / name).stat().st_ino for name in ("a", "sub/b")}
+    assert set(steps[:2]) == files
+    assert steps[2:] == ["moved", tmp_path.stat().st_ino]
+
+
 def test_a_folder_is_replaced_as_a_whole(tmp_path):
     for name in ("old", "new"):
         with artifacts.writing_folder(tmp_path / "set") as folder:

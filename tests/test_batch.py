@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from PIL import Image
 
 from helpers import artifacts, batch, classifier, data, registry
+from helpers.records import Limits
 
 CLASSES = ["ant", "bee", "cat"]
 PICTURES = np.random.default_rng(0).integers(0, 256, (23, 4, 4, 1), dtype=np.uint8)
@@ -143,8 +145,39 @@ def test_pictures_without_labels_and_of_any_size_are_answered(model, tmp_path):
     table = pd.read_parquet(done.path).set_index("name")
     assert (done.pictures, done.unreadable, done.accuracy) == (1, 1, None)
     assert table.loc["large.jpg", "class"] in CLASSES
-    assert table.loc["notes.txt", "error"].startswith("is not a picture of a kept format")
+    assert table.loc["notes.txt", "error"].startswith("is not a picture of a format that is read")
     assert table["label"].isna().all()
+
+
+def test_a_file_that_is_named_and_is_no_picture_gets_a_row_that_says_why(folder, model, tmp_path):
+    bad = {
+        "IMG_0.HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC picture (as iPhones make)"),
+        "empty.jpg": (b"", "is empty (0 bytes)"),
+        "page.jpg": (b"<!DOCTYPE html><html></html>", "is a web page"),
+        "cut.jpg": (png(PICTURES[0])[:45], "is cut short"),
+        "large.jpg": (b"\0" * 2000, "has 2,000 bytes, more than allowed"),
+    }
+    for name, (content, _) in bad.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "link.png").symlink_to(folder / "bee" / "02.png")
+    inputs = [folder / "bee" / "00.png", *(tmp_path / name for name in bad), tmp_path / "link.png"]
+    done = batch.predict(inputs, model, tmp_path / "out.parquet", limits=Limits(picture_bytes=1000))
+    assert (done.pictures, done.unreadable) == (2, 5)
+    table = pd.read_parquet(done.path)
+    assert table["name"].tolist() == ["00.png", *bad, "link.png"]
+    told = table["error"].tolist()
+    assert told[0] is told[-1] is None
+    for said, (_, why) in zip(told[1:-1], bad.values(), strict=True):
+        assert said.startswith(why)
+
+
+def test_a_picture_of_more_pixels_than_the_limit_is_not_decoded(folder, model, tmp_path):
+    Image.new("L", (20, 20)).save(folder / "ant" / "large.png")
+    done = batch.predict([folder], model, tmp_path / "out.parquet", limits=Limits(pixels=399))
+    table = pd.read_parquet(done.path).set_index("name")
+    assert (done.pictures, done.unreadable) == (23, 2)
+    assert table.loc["ant/large.png", "error"] == "is 20 x 20, more than the 399 pixels allowed"
+    assert batch.predict([folder], model, tmp_path / "out.parquet", limits=Limits(pixels=400)).pictures == 24
 
 
 def test_secrets_in_an_address_are_not_written(model, tmp_path):
@@ -162,8 +195,12 @@ def test_secrets_in_an_address_are_not_written(model, tmp_path):
     [
         ({"output": "out.csv"}, r"written to a .parquet file; received out.csv"),
         ({"shard": 0}, "at least one row; received 0"),
-        ({"inputs": ["nothing"]}, "There is no 'nothing'"),
-        ({"inputs": ["empty"]}, r"No picture in .*empty could be read: the first there is nothing in it"),
+        ({"inputs": ["nothing"]}, "There is no 'nothing': an input is one picture, a folder, a .zip or .tar archive, "),
+        ({"inputs": ["junk/a.png"]}, r"No picture in junk/a.png could be read: the first is empty \(0 bytes\)"),
+        ({"inputs": ["cut.zip"]}, "cut.zip is neither a zip nor a tar archive: it is cut short"),
+        ({"inputs": ["page.zip"]}, "page.zip is neither a zip nor a tar archive: it begins with"),
+        ({"inputs": ["pets.db"]}, "pets.db is an SQLite database: write sqlite:/// before its path, and add a query"),
+        ({"inputs": ["empty"]}, r"No picture in .*empty could be read: there is nothing in it"),
         ({"inputs": ["junk"]}, r"No picture in .*junk could be read: the first is empty \(0 bytes\)"),
         ({"model": "nothing.onnx"}, "There is no model nothing.onnx"),
     ],
@@ -175,6 +212,9 @@ def test_what_cannot_be_done_is_one_sentence_and_leaves_no_output(
     (tmp_path / "empty").mkdir()
     (tmp_path / "junk").mkdir()
     (tmp_path / "junk" / "a.png").write_bytes(b"")
+    (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04 and no more")
+    (tmp_path / "page.zip").write_bytes(b"<!DOCTYPE html>")
+    (tmp_path / "pets.db").write_bytes(b"SQLite format 3\0")
     given = {"inputs": [folder], "model": model, "output": "out.parquet"} | change
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         batch.predict(given.pop("inputs"), given.pop("model"), given.pop("output"), **given)
@@ -222,7 +262,7 @@ def test_killed_and_called_again_it_writes_what_an_undisturbed_run_does(folder, 
     assert output.read_bytes() == (tmp_path / "one.parquet").read_bytes()
 
 
-@pytest.mark.parametrize("change", ["input", "model", "shard"])
+@pytest.mark.parametrize("change", ["input", "model", "shard", "query"])
 def test_what_another_job_has_left_is_not_taken_up(folder, model, tmp_path, write_onnx, monkeypatch, change):
     told = []
 
@@ -231,15 +271,21 @@ def test_what_another_job_has_left_is_not_taken_up(folder, model, tmp_path, writ
         if sum(told) >= 15:
             raise KeyboardInterrupt
 
-    output = tmp_path / "out.parquet"
+    output, given, query = tmp_path / "out.parquet", folder, ""
+    if change == "query":
+        given, query = f"sqlite:///{tmp_path / 'in.db'}", "select content, null from pictures order by rowid"
+        with sqlite3.connect(tmp_path / "in.db") as database:
+            database.execute("create table pictures (content blob)")
+            database.executemany("insert into pictures values (?)", [(png(picture),) for picture in PICTURES])
     monkeypatch.setattr(batch, "_CHUNK", 5)
     with pytest.raises(KeyboardInterrupt):
-        batch.predict([folder], model, output, shard=2, progress=stop)
+        batch.predict([given], model, output, shard=2, query=query, progress=stop)
     assert list((tmp_path / "out.parquet.parts").glob("*.parquet"))
     if change == "input":
         (folder / "bee" / "00.png").write_bytes(png(PICTURES[1]))
     other = write_onnx(tmp_path / "other.onnx", seed=1) if change == "model" else model
-    done = batch.predict([folder], other, output, shard=3 if change == "shard" else 2)
+    query += " desc" if query else ""
+    done = batch.predict([given], other, output, shard=3 if change == "shard" else 2, query=query)
     assert (done.resumed, done.pictures) == (0, 23)
 
 
@@ -309,7 +355,7 @@ def test_what_stands_in_a_changed_database_or_beside_a_table_is_read_again(
         given, query = f"sqlite:///{tmp_path / 'in.db'}", "select content, null from pictures"
     else:
         given = tmp_path / "in.csv"
-        given.write_text("path,label\n" + "".join(f"{path.relative_to(tmp_path)},\n" for path in rows))
+        given.write_text("path;label\n" + "".join(f"{path.relative_to(tmp_path)};\n" for path in rows))
     interrupted(given, tmp_path / "out.parquet", query=query)
     if changed and kind == "database":
         with sqlite3.connect(tmp_path / "in.db") as database:
@@ -374,11 +420,32 @@ def test_a_full_disk_is_one_sentence_and_what_is_done_is_kept(folder, model, tmp
     assert_right(pd.read_parquet(done.path), model)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def _ordinary():
+    """Begins a command to which permissions apply, even if root runs it."""
+    ordinary = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
+    return ordinary if os.geteuid() == 0 else []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="drops a capability of Linux")
+def test_a_picture_that_may_not_be_read_gets_its_row(folder, model, tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "secret.png")
+    (tmp_path / "secret.png").chmod(0)
+    command = [sys.executable, "-m", "helpers", "predict", "--model", str(model), tmp_path / "secret.png"]
+    ended = subprocess.run([*_ordinary(), *command, folder / "bee" / "00.png"], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("secret.png\tcannot be read (Permission denied)\n00.png\t")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="drops a capability of Linux")
 def test_a_folder_that_cannot_be_written_is_one_sentence(folder, model, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o555)
-    with pytest.raises(OSError, match="cannot be written"):
-        batch.predict([folder], model, tmp_path / "locked" / "out.parquet")
+    command = [sys.executable, "-m", "helpers", "predict", "--model", str(model), str(folder), "--output"]
+    output = str(tmp_path / "locked" / "out.parquet")
+    ended = subprocess.run([*_ordinary(), *command, output], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert re.fullmatch(r"error: The folder .*out.parquet cannot be written \(Permission denied\): .*\n", ended.stderr)
 
 
 # `ru_maxrss` would begin with the memory of the tests' own process, which is larger

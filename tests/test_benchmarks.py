@@ -1,5 +1,6 @@
 """The benchmarks: what a result says, that nothing lost is left out, and that peers with other answers are refused."""
 
+import contextlib
 import importlib
 import inspect
 import re
@@ -12,8 +13,8 @@ import pandas as pd
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import batch, duplicates, prediction, report, results, seeds, serving, side_by_side, workbook
-from helpers import artifacts, cleaning
+from benchmarks import batch, duplicates, pipeline, prediction, report, results, seeds, serving, side_by_side, workbook
+from helpers import artifacts, cleaning, processor, registry
 
 MACHINE = {"processor": "a <processor>", "cores": 2, "system": "Linux", "versions": {"Python": "3.11.7"}}
 
@@ -72,9 +73,9 @@ def test_a_goal_without_a_reason_or_with_no_or_two_bounds_is_refused(given, said
         results.goal("fast", 1.0, **given)
 
 
-def test_growth_is_the_exponent():
-    assert results.growth([10, 100, 1000], [5, 50, 500]) == pytest.approx(1)
-    assert results.growth([10, 100], [1, 1000]) == pytest.approx(3)
+def test_growth_is_the_exponent_of_each_step():
+    assert results.growth([10, 100, 1000], [5, 50, 5000]) == pytest.approx([1, 2])
+    assert results.growth([10, 100], [1, 1000]) == pytest.approx([3])
 
 
 def test_the_machine_names_the_versions_of_what_takes_part():
@@ -101,6 +102,14 @@ def test_lines_say_figures_ratios_limits_and_why_a_goal_is_missed():
     assert "  ours to fast, one picture, p50: 0.500 (0.500 to 1.00) times" in lines
     assert any("limit: arithmetic, 0.500 ms, 25% of it reached: calls" in line for line in lines)
     assert "  goal MISSED: as fast as fast: 0.500 times, at least 1.00. Why: Python calls it" in lines
+
+
+def test_one_round_has_no_spread():
+    rows, ratios = results.compare("work", "s", {"ours": [2.0], "peer": [4.0]}, less_is_better=True)
+    once = result(rows=rows, ratios=ratios, goals=[], repeats=1)
+    assert "  work, ours: 2.00 s" in report.text("one", once).splitlines()
+    assert "| peer 4.00 s | 2.00 | – | – |" in report.markdown({"one": once})
+    assert "2.00 to 2.00" not in report.page({"one": once})
 
 
 def test_the_page_shows_a_missed_goal_with_its_reason_and_needs_nothing_from_elsewhere():
@@ -135,11 +144,12 @@ def test_the_front_table_has_the_closest_peer_counts_the_goals_and_leaves_no_mis
     goals = [results.goal("twice", 2.0, at_least=2, what=what, why="work"),
              results.goal("thrice", 2.0, at_least=3, what=what, why="it is near")]  # fmt: skip
     table = report.front({"other": result(), "one": result(rows=rows, ratios=ratios, goals=goals)})
-    assert f"| {what} | 4.00 pictures/s | near 2.00 pictures/s | 2.00 (2.00 to 2.00) | 1 of 2 |" in table
+    assert f"| {what} | 4.00 pictures/s | near 2.00 pictures/s | 2.00 | 1 of 2 |" in table
     assert "| one picture, p50" not in table  # is not quoted, but its missed goal is told
     assert "- one picture, p50: missed, because Python calls it." in table
     assert f"- {what}: missed, because it is near." in table
     assert "Of the 3 goals of all benchmarks 1 are held." in table
+    assert "Goals held counts all goals that are set for a line, against this or another peer or a bound." in table
     assert table.count("2 cores of a <processor>") == 1
 
 
@@ -214,6 +224,18 @@ def test_seeds_that_cost_more_than_a_tenth_above_their_steps_miss_a_goal(monkeyp
         assert (goal["held"], goal["measured"]) == (held, restarted)
 
 
+def test_each_round_of_seeds_begins_with_another_way(monkeypatch):
+    turns = []
+
+    def run(_, *, repeats, arguments):
+        turns.append(arguments[arguments.index("--turn") + 1])
+        return {"seeds": [{"steps": 1.0, "restarted": 1.0, "new": 2.0}] * repeats}
+
+    monkeypatch.setattr(side_by_side, "run", run)
+    seeds.measure(repeats=3)
+    assert turns == ["0", "1", "2"]
+
+
 def test_everything_that_the_readmes_are_to_quote_was_measured():
     table = report.front(report.published())
     assert [what for what in report.FRONT if f"| {what} | " not in table] == []
@@ -236,6 +258,42 @@ def test_every_benchmark_takes_the_options_and_help_names_its_minutes(name):
     assert inspect.signature(measure).parameters["_"].kind is inspect.Parameter.VAR_KEYWORD
     says = f"{name} needs a GPU" if name == command.GPU else f"{name} {minutes}"
     assert re.search(rf"\b{says}\b", command._parser().format_help())
+
+
+def test_the_minutes_of_help_are_about_those_that_were_measured_with_the_default_options():
+    found = {name: one for name, one in report.published().items() if name not in ("training", "workbook")}
+    assert len(found) >= 9  # those two were measured with fewer pictures and rounds
+    for name, one in found.items():
+        taken = one.taken["seconds"] / 60
+        assert abs(command.BENCHMARKS[name][1] - taken) < max(1.5, 0.4 * taken), name
+
+
+@pytest.mark.parametrize("option", command._PEERS)
+def test_a_python_without_the_peer_that_it_is_named_for_is_a_sentence_before_anything_is_measured(
+    option, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(command, "_measure", lambda *_: pytest.fail("something was measured"))
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho Traceback >&2\necho \"No module named 'peer'\" >&2\nexit 1\n")
+    python.chmod(0o755)
+    named = f"--{option.replace('_', '-')}"
+    for path, said in ((python, "(No module named 'peer')"), (tmp_path / "none", "(No such file or directory)")):
+        with pytest.raises(SystemExit) as ended:
+            command.main(["seeds", named, str(path)])
+        assert ended.value.code == 2
+        [sentence] = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+        assert f"{named} {path}" in sentence
+        assert said in sentence
+        assert command._PEERS[option][1] in sentence
+
+
+def test_a_python_that_has_its_peer_is_used(tmp_path, monkeypatch):
+    python, asked = tmp_path / "python", {}
+    python.write_text("#!/bin/sh\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(command, "_measure", lambda _, options: not asked.update(options))
+    assert command.main(["duplicates", "--peer-python", str(python)]) == 0
+    assert asked["peer_python"] == str(python)
 
 
 def test_a_benchmark_that_cannot_be_measured_is_a_sentence_and_the_others_go_on(monkeypatch, capsys):
@@ -283,6 +341,9 @@ def test_growth_like_n_log_n_is_held_and_like_n_squared_is_missed():
     assert [one["held"] for one in good] == [True] * 4
     bad = duplicates.goals(sizes, [0.1, 10.0, 1000.0], [100, 1000, 9000])
     assert [one["held"] for one in bad] == [False, True, False, False]
+    last_step_alone = duplicates.goals(sizes, [0.23, 1.5, 31.7], [100, 200, 2000])
+    assert [one["held"] for one in last_step_alone] == [False, True, True, True]
+    assert last_step_alone[0]["measured"] == pytest.approx(np.log10(31.7 / 1.5), abs=1e-5)
 
 
 def test_predictions_that_differ_beyond_rounding_end_the_run():
@@ -291,6 +352,29 @@ def test_predictions_that_differ_beyond_rounding_end_the_run():
     for wrong in (logits + 0.1, logits * np.nan):
         with pytest.raises(RuntimeError, match=r"logits of ours and model\.predict differ"):
             prediction.differ({"model.predict": logits, "ours": wrong})
+
+
+def test_peers_that_were_asked_fewer_times_are_named():
+    runs = {"ours": [{"calls": 2000.0}] * 2, "model.predict": [{"calls": 300.0}, {"calls": 280.0}]}
+    assert prediction.calls(runs) == "2,000 timed calls; of model.predict, which is slow, 280"
+    assert prediction.calls({"ours": runs["ours"]}) == "2,000 timed calls"
+
+
+@pytest.mark.parametrize("module", [batch, pipeline, prediction])
+def test_all_variants_get_the_cores_that_a_quota_leaves(module, monkeypatch, tmp_path):
+    def run(_, *, arguments, **__):
+        assert arguments[arguments.index("--threads") + 1] == "3"
+        raise InterruptedError
+
+    monkeypatch.setattr(processor, "cores", lambda: 3)
+    monkeypatch.setattr(side_by_side, "run", run)
+    monkeypatch.setattr(side_by_side, "fashion_mnist", lambda _: contextlib.nullcontext("pictures.npz"))
+    monkeypatch.setattr(pipeline, "_folders", lambda _: contextlib.nullcontext(tmp_path))
+    monkeypatch.setattr(artifacts, "require", lambda *_, **__: tmp_path)
+    monkeypatch.setattr(registry, "folder", lambda *_, **__: tmp_path)
+    monkeypatch.setattr(registry, "model_file", lambda _: tmp_path)
+    with pytest.raises(InterruptedError):
+        module.measure(repeats=1, pictures=1000)
 
 
 def test_answers_in_batch_that_differ_end_the_run():
@@ -339,6 +423,21 @@ def test_the_last_release_is_the_newest_commit_with_notebooks_that_changed_the_v
         workbook._commit("HEAD~2")
 
 
+@pytest.mark.parametrize(("against", "name"), [("HEAD~3", "commit abc"), (None, "release abc")])
+def test_another_tree_is_called_a_release_only_if_no_commit_was_named(against, name, monkeypatch, tmp_path):
+    run = {"seconds": 1.0, "cpu_seconds": 1.0, "notebooks": {"01_data": {"seconds": 1.0, "peak_mb": 500.0}}}
+    monkeypatch.setattr(workbook, "_commit", lambda _: "abc")
+    monkeypatch.setattr(workbook, "last_release", lambda: "abc")
+    monkeypatch.setattr(workbook, "checked_out", lambda _: contextlib.nullcontext(tmp_path))
+    monkeypatch.setattr(workbook, "_require_own_helpers", lambda *_: None)
+    monkeypatch.setattr(workbook, "_run", lambda *_: run)
+    monkeypatch.setattr(workbook, "_locks", lambda _: "the same locks")
+    found = workbook.measure(repeats=1, against=against)
+    assert {row["of"] for row in found.rows} == {"ours", name}
+    assert {goal["goal"] for goal in found.goals} == {f"at least 0.9 of the speed of {name}"}
+    assert found.question.endswith(f"slower than {name}?")
+
+
 def test_a_change_that_made_a_notebook_slower_is_a_missed_goal():
     def run(seconds):
         notebooks = {"01_data": {"seconds": seconds, "peak_mb": 500.0}}
@@ -359,3 +458,12 @@ def test_variants_find_the_packages_of_their_own_python_and_no_settings_of_a_lib
     variants = {"this": (sys.executable, str(script), {"ASKED": "3"}), "another": (str(other), str(script), {})}
     found = side_by_side.run(variants, repeats=1, arguments=[])
     assert found == {"this": [{"own": 1, "tuned": 0, "asked": 3}], "another": [{"own": 0, "tuned": 0, "asked": 0}]}
+
+
+@pytest.mark.slow
+def test_a_small_heap_is_cleaned_in_both_ways_and_told():
+    assert command.main(["duplicates", "--sizes", "1000", "--repeats", "1"]) == 0
+    found = results.read(results.folder() / "duplicates.json")
+    seconds = {row["of"]: row["median"] for row in found.rows if row["what"] == "cleaning 1,000 pictures, seconds"}
+    assert set(seconds) == {"ours", duplicates.LOOP}
+    assert min(seconds.values()) > 0

@@ -1,5 +1,6 @@
 """Runs the two cells of notebook 05 that choose the file to deploy, on files whose answers are known."""
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -27,7 +28,7 @@ def choose(files: dict[str, tuple[float, float, float]] = FILES, *, agreement: f
         logits[other:] = np.roll(logits[other:], 1, axis=1)
         seen[name] = logits
     known = {"seen": seen, "measured": table, "validation": (answers, None), "big_bytes": 400_000,
-             "AGREEMENT": agreement, "BUDGET_KB": budget, "inference": inference, "pd": pd}  # fmt: skip
+             "AGREEMENT": agreement, "BUDGET_KB": budget, "inference": inference, "np": np, "pd": pd}  # fmt: skip
     cells = {cell.id: cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells}
     for name in ("faithful", "speed"):
         exec(compile(cells[name], name, "exec"), known)
@@ -49,3 +50,17 @@ def test_where_no_small_file_agrees_the_smallest_that_does_is_chosen():
 def test_a_budget_that_no_file_keeps_is_an_error_that_says_what_would_do():
     with pytest.raises(ValueError, match=r"No file of at most 19.* gives 90% .* the smallest that does has 20\.0 kB"):
         choose(budget=19)
+
+
+def test_a_file_of_any_number_of_bytes_fits_where_nothing_smaller_agrees_and_within_the_size_that_is_named():
+    for size in (8001, 20_001, 24_436, 32_254):  # not all of these are a thousand times their thousandth
+        files = {"big": (400, 0.93, 1.0), "int8": (size / 1000, 0.92, 0.98)}
+        assert choose(files, agreement=0.95) == "int8"
+        with pytest.raises(ValueError) as refused:
+            choose(files, budget=1.0)
+        wanted = float(re.search(r"has ([\d.]+) kB", str(refused.value))[1])
+        assert choose(files, budget=wanted) == "int8"
+
+
+def test_of_equally_accurate_files_the_smallest_is_chosen():
+    assert choose({"big": (400, 0.93, 1.0), "float16": (200, 0.93, 1.0), "int8": (100, 0.93, 1.0)}, budget=1000) == "int8"

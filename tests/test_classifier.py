@@ -171,6 +171,18 @@ def test_a_file_takes_names_and_temperature_from_the_card_beside_it_if_that_is_i
         assert classifier.load(file).classes == ["0", "1", "2"]
 
 
+def test_a_model_that_learned_from_other_pictures_is_not_judged_by_these(register, file):
+    registered = classifier.load(register(data_checksum="a").path)
+    registered.check_data("a")
+    with pytest.raises(ValueError, match="learned from other pictures, or from another split of them"):
+        registered.check_data("b")
+    classifier.load(file).check_data("b")  # nothing is known of it
+    card = {"sha256": artifacts.sha256(file), "classes": CLASSES, "data_checksum": "a"}
+    file.with_name("model_card.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=f"{file.name} learned from other pictures"):
+        classifier.load(file).check_data("b")
+
+
 @pytest.mark.parametrize("temperature", [0, -1.0, "2"])
 def test_a_temperature_that_nothing_can_be_divided_by_is_refused(register, temperature):
     with pytest.raises(ValueError, match=r"logits are divided by it: register the model again with a number above 0"):

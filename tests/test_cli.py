@@ -122,7 +122,9 @@ def test_an_error_is_told_as_a_sentence(error, sentence):
         (["registry", "list", "cats"], "The registry has no version of cats: run notebook 05, or name another."),
         (["registry", "promote", "cats", "1"], "The registry has no version 1 of the model cats; there is none."),
         (["registry", "rollback", "cats"], "There is no model cats in the registry."),
-        (["predict", "--model", "no.onnx", "x.png"], "There is no model no.onnx: "),
+        (["predict", "--model", "no.onnx", "x.png"], "There is no model no.onnx: run `python -m helpers run` first"),
+        (["predict", "x.png"], "There is no model "),
+        (["run", "--source", "my", "own pictures"], "There is no notebook 'own pictures': write quotes around names"),
         (["serve"], "There is no registry "),
         (["serve", "--limit", "colours", "3"], "There is no limit 'colours': there are body, pictures, pixels, "),
         (["serve", "--limit", "body", "much"], "The limit body is 'much': it must be a number above 0 and below 2**31"),
@@ -187,6 +189,23 @@ def test_predict_prints_an_answer_for_each_picture(model, tmp_path, capsys):
     assert told[0] == ["a.png", answer.labels[0], f"{answer.probabilities.max():.3f}"]
     assert told[1][0] == "b.png"
     assert len(told) == 2
+
+
+def test_predict_asks_the_classifier_that_a_run_has_registered(model, tmp_path, capsys):
+    Image.fromarray(np.full((4, 4), 50, np.uint8)).save(tmp_path / "a.png")
+    model.rename(model.with_name("classifier"))
+    assert cli.main(["predict", str(tmp_path / "a.png")]) == 0
+    assert capsys.readouterr().out.startswith("a.png\t")
+
+
+def test_predict_with_a_model_of_which_no_version_is_live_says_how_to_promote_one(model, capsys, monkeypatch):
+    (model / "promoted").unlink()
+    assert cli.main(["predict", "--model", str(model), "a.png"]) == 2
+    command = "`python -m helpers registry promote pets 2`"
+    assert capsys.readouterr().err == f"error: No version of the model pets is live: {command} tries the newest.\n"
+    model.parent.rename(model.parents[1] / "other")
+    assert cli.main(["predict", "--model", str(model.parents[1] / "other" / "pets"), "a.png"]) == 2
+    assert f"promote pets 2 --registry {model.parents[1] / 'other'}`" in capsys.readouterr().err
 
 
 def test_predict_writes_a_table_and_says_what_became_of_the_pictures(model, tmp_path, capsys):

@@ -46,6 +46,13 @@ def test_large_group_goes_where_there_is_room_and_the_shares_hold():
         assert set(range(50)) <= set(parts["train"].tolist())
 
 
+def test_the_largest_group_is_placed_first_so_that_the_next_finds_room_and_the_shares_hold():
+    groups = np.concatenate([np.repeat([100, 101], [50, 30]), np.arange(20)])
+    for seed in range(8):  # each draws the groups in an order of its own
+        parts = data.split(np.zeros(100, int), groups=groups, validation=0.2, test=0.3, seed=seed)
+        assert [len(parts[name]) for name in ("train", "validation", "test")] == [50, 20, 30]
+
+
 @given(labels_of_any_balance, shares, st.integers(0, 99))
 def test_splits_are_disjoint_complete_sorted_and_stratified(labels, shares, seed):
     validation, test = shares
@@ -187,9 +194,17 @@ def test_chunks_and_grey_pictures_give_the_bytes_of_one_array(tmp_path, small):
     assert data.load(tmp_path / "whole").checksum == data.load(tmp_path / "chunks").checksum
 
 
-def test_checksum_changes_with_one_pixel(tmp_path, small):
+@pytest.mark.parametrize("changed", ["a pixel", "a label", "a class name", "a split"])
+def test_checksum_changes_with_each_part_of_the_set(tmp_path, small, changed):
     data.write(tmp_path / "a", **small)
-    small["images"][3, 2, 1, 0] ^= 1
+    if changed == "a pixel":
+        small["images"][3, 2, 1, 0] ^= 1
+    elif changed == "a label":
+        small["labels"][3] = 1
+    elif changed == "a class name":
+        small["classes"][1] = "wasp"
+    else:
+        small["splits"]["train"] = small["splits"]["train"][1:]
     data.write(tmp_path / "b", **small)
     assert data.load(tmp_path / "a").checksum != data.load(tmp_path / "b").checksum
 

@@ -167,6 +167,12 @@ def test_pairing_narrows_the_interval_of_a_difference():
     assert paired.high - paired.low < 0.5 * (single.high - single.low)
 
 
+def test_a_pair_is_the_bootstrap_of_its_differences():
+    first, second = np.random.default_rng(0).random((2, 300))
+    asked = {"confidence": 0.6, "resamples": 90, "seed": 3}
+    assert evaluation.paired_bootstrap(first, second, **asked) == evaluation.bootstrap_interval(first - second, **asked)
+
+
 def test_equal_models_differ_by_nothing():
     assert evaluation.paired_bootstrap(LABELS == 0, LABELS == 0) == (0, 0, 0)
 

@@ -527,6 +527,7 @@ def test_flipped_bytes_are_refused_or_answered_and_the_process_lives(tflite, tmp
 
 
 @slow
+@pytest.mark.alone
 @needs_tensorflow
 def test_a_measurement_is_of_a_process_of_its_own(tflite):
     _, path = tflite
@@ -544,6 +545,7 @@ def test_a_measurement_is_of_a_process_of_its_own(tflite):
 
 
 @slow
+@pytest.mark.alone
 def test_a_keras_model_is_measured_by_predict_and_by_a_call(tmp_path):
     model = models.softmax_regression((2, 2, 1), 2)
     path = training.save(model, tmp_path / "m.keras")

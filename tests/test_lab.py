@@ -38,7 +38,7 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(place):
+def address(place, running):
     """The address of JupyterLab as `make lab` starts it, but for the folder and the browser."""
     recipe = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     options = re.findall(r"--\w+\.default_url=\S+", recipe)
@@ -55,15 +55,17 @@ def address(place):
     overrides = json.loads(re.search(r"'(\{.*\})'", recipe)[1])
     viewer.write_text(json.dumps(overrides["@jupyterlab/docmanager-extension:plugin"]))
     log = place / "lab.log"
-    with open(log, "w") as file, subprocess.Popen(
+    with open(log, "w") as file, running(
         command, stdout=file, stderr=file, env=environment, start_new_session=True
     ) as process:
-        end = time.monotonic() + 60
-        while not (found := re.search(r"http://127.0.0.1:\d+/\S+token=\w+", log.read_text())):
-            assert time.monotonic() < end, log.read_text()
-            time.sleep(0.2)
-        yield found[0]
-        os.killpg(process.pid, 15)
+        try:
+            end = time.monotonic() + 60
+            while not (found := re.search(r"http://127.0.0.1:\d+/\S+token=\w+", log.read_text())):
+                assert time.monotonic() < end, log.read_text()
+                time.sleep(0.2)
+            yield found[0]
+        finally:
+            os.killpg(process.pid, 15)  # its kernels, too
 
 
 @contextmanager
@@ -190,8 +192,8 @@ right = {"better CNN": evaluation.correct(test_labels, logits["better CNN"])}
 def mistakes(truth, answer):
     pairs = zip(test_labels, logits["better CNN"].argmax(axis=1), strict=True)
     rows = [row for row, pair in enumerate(pairs) if [dataset.classes[label] for label in pair] == [truth, answer]]
-    seen = test_images[rows[:16]] if rows else [np.zeros(shape)]
-    return plotting.image_grid(seen, columns=8, size=0.7, title=f"{truth}, taken for {answer}: {len(rows)} pictures")
+    title = f"{truth}, taken for {answer}: {len(rows)} pictures"
+    return plotting.image_grid(test_images[rows[:16]], columns=8, size=0.7, title=title)
 """
 FILES = """\
 names, elsewhere = ["big", "int8", "small", "smallest"], {}

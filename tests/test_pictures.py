@@ -167,8 +167,13 @@ def test_float_pixels_are_refused_with_a_reason():
         (b"<?xml version='1.0'?><svg/>", "XML"),
         (b"#!/bin/sh\nrm -rf ~\n", "is a script"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PostScript"),
-        (b"GIF", "not a picture of a kept format"),
-        (b"just text", "not a picture of a kept format"),
+        (b"GIF", "not a picture of a format that is read"),
+        (b"just text", "not a picture of a format that is read"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", r"is a HEIC picture \(as iPhones make\): save it as JPEG or PNG"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heix", "is a HEIC picture"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1", "is an AVIF picture: save it as JPEG or PNG"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif", "is an AVIF picture"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0mp42", "not a picture of a format that is read"),
     ],
 )
 def test_what_is_no_picture_is_named(content, reason):

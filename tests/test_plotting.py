@@ -52,6 +52,20 @@ def test_equal_figures_are_equal_bytes(published):
     assert published[0][0]["image/png"] == published[1][0]["image/png"]
 
 
+def test_what_raises_while_drawing_leaves_no_figure_behind():
+    kept = plt.figure()
+
+    def draw():
+        plt.subplots()
+        raise ValueError("no such picture")
+
+    with pytest.raises(ValueError, match="no such picture"):
+        plotting.drawn(draw)
+    assert plt.get_fignums() == [kept.number]
+    assert plotting.drawn(lambda: plotting.bars(["a"], [1.0], label="x")).startswith(b"\x89PNG")
+    assert plt.get_fignums() == [kept.number]
+
+
 def test_figure_without_alternative_text_is_refused():
     with pytest.raises(ValueError, match="needs its alternative text"):
         plotting.show(plt.figure(), alt=" ")
@@ -82,6 +96,13 @@ def test_each_variant_has_its_colour():
     ax = plotting.learning_curves(runs, by="scaling", training=False)
     assert [line.get_label() for line in ax.lines] == ["raw", "z-score"]
     assert len({line.get_color() for line in ax.lines}) == 2
+
+
+def test_where_validation_alone_is_drawn_the_axis_says_so():
+    assert plotting.learning_curves(history()).get_ylabel() == "accuracy"
+    assert plotting.learning_curves(history(), training=False).get_ylabel() == "validation accuracy"
+    unseen = history().drop(columns="val_accuracy")
+    assert plotting.learning_curves(unseen).get_ylabel() == "accuracy"
 
 
 def test_bands_run_from_lowest_to_highest_over_a_setting():
@@ -123,7 +144,23 @@ def test_chinese_names_are_drawn_where_there_is_a_font_for_them(recwarn):
 
 def test_grid_of_nothing_is_an_empty_figure(published):
     plotting.show(plotting.image_grid([]), alt="No picture.")
-    assert published
+    none = plotting.image_grid(np.zeros((0, 4, 4)), [], row_titles=np.array(["a", "b"]), title="Which are wrong?")
+    plotting.show(none, alt="No picture.")
+    assert len(published) == 2
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize("letter", ["i", "m", "W"])
+def test_row_titles_of_any_length_have_their_room_beside_the_pictures(letter, columns, recwarn):
+    names = ["b", letter * 40]
+    axes = plotting.image_grid(np.zeros((2 * columns, 4, 4)), columns=columns, row_titles=names, size=0.5)
+    figure = axes[0, 0].figure
+    figure.draw_without_rendering()
+    assert [str(one.message) for one in recwarn] == []
+    places = [ax.get_window_extent() for ax in axes[1]]
+    assert axes[1, 0].yaxis.label.get_window_extent().x1 < places[0].x0
+    assert all(0.4 < place.width / figure.dpi < 0.6 for place in places)
+    assert all(right.x0 - left.x1 < 0.2 * figure.dpi for left, right in zip(places, places[1:], strict=False))
 
 
 @pytest.mark.parametrize("name", ["$", "a\nb", "x\0y", "$x_{", "n" * 500])
@@ -183,6 +220,22 @@ def test_intervals_run_from_top_to_bottom_with_the_baseline_in_grey():
     assert [segment[:, 0].tolist() for segment in ax.collections[0].get_segments()] == [[0.4, 0.6], [0.8, 1.0]]
 
 
+def test_of_many_intervals_the_lowest_are_drawn_and_the_label_says_so():
+    values = np.random.default_rng(0).permutation(1000) / 1000
+    names = [f"class {i}" for i in range(1000)]
+    ax = plotting.intervals(names, list(values), list(values - 0.1), values + 0.1, label="recall")
+    shown = [label.get_text() for label in ax.get_yticklabels()]
+    assert shown == [names[row] for row in np.flatnonzero(values < 0.04)]
+    np.testing.assert_array_equal(ax.lines[0].get_xdata(), values[values < 0.04])
+    ends = np.array([segment[:, 0] for segment in ax.collections[0].get_segments()])
+    np.testing.assert_allclose(ends.mean(axis=1), values[values < 0.04])
+    assert ax.get_xlabel() == "recall (the lowest 40 of 1,000)"
+    assert ax.figure.get_size_inches()[1] < 13
+    for few, options in ((40, {}), (90, {"most": 90})):
+        ax = plotting.intervals(names[:few], values[:few], label="recall", **options)
+        assert (len(ax.lines[0].get_xdata()), ax.get_xlabel()) == (few, "recall")
+
+
 def test_bars_write_their_values_and_grey_the_baseline():
     ax = plotting.bars(["default", "ours"], [5400, 0.1234], label="pictures a second", baselines=["default"])
     assert [text.get_text() for text in ax.texts] == ["5,400", "0.123"]
@@ -206,9 +259,38 @@ def test_class_balance_stacks_the_splits():
     assert [(bar.get_x(), bar.get_width()) for bar in ax.patches] == [(0, 6), (0, 4), (6, 3), (4, 2)]
 
 
-def test_reliability_leaves_empty_bins_out():
-    ax = plotting.reliability(np.array([0.3, np.nan, 0.9]), np.array([0.2, np.nan, 0.8]), np.array([2, 0, 8]))
+def test_of_many_classes_the_largest_and_the_smallest_are_balanced():
+    counts = np.random.default_rng(0).permutation(1000)
+    ax = plotting.class_balance({"train": 2 * counts, "test": counts}, [f"class {i}" for i in range(1000)])
+    shown = [int(label.get_text().split()[1]) for label in ax.get_yticklabels()]
+    assert counts[shown].tolist() == [*range(999, 979, -1), *range(19, -1, -1)]
+    assert [bar.get_width() for bar in ax.patches] == [*2 * counts[shown], *counts[shown]]
+    assert [bar.get_x() for bar in ax.patches[40:]] == [*2 * counts[shown]]
+    assert ax.get_xlabel() == "pictures (of 1,000 classes the 20 largest and the 20 smallest)"
+    assert ax.figure.get_size_inches()[1] < 13
+    few = plotting.class_balance({"train": counts[:40]}, [str(i) for i in range(40)])
+    assert ([bar.get_width() for bar in few.patches], few.get_xlabel()) == (list(counts[:40]), "pictures")
+
+
+def test_reliability_leaves_bins_of_few_answers_out():
+    curve = np.array([0.1, 0.3, np.nan, 0.9]), np.array([0.0, 0.2, np.nan, 0.8]), np.array([19, 20, 0, 80])
+    ax = plotting.reliability(*curve)
     assert ax.lines[1].get_xdata().tolist() == [0.3, 0.9]
+    assert ax.get_xlabel() == "confidence (bins of 20 pictures or more)"
+    every = plotting.reliability(*curve, at_least=0)
+    assert (every.lines[1].get_xdata().tolist(), every.get_xlabel()) == ([0.1, 0.3, 0.9], "confidence")
+
+
+def test_reliability_draws_several_curves_by_the_same_rule():
+    raw = np.array([0.3, 0.6, 0.9]), np.array([0.2, 0.5, 0.8]), np.array([25, 5, 75])
+    mended = np.array([0.4, 0.5, 0.8]), np.array([0.4, 0.6, 0.8]), np.array([10, 25, 75])
+    ax = plotting.reliability({"raw": raw, "$T$": mended}, at_least=10)
+    assert [line.get_xdata().tolist() for line in ax.lines[1:]] == [[0.3, 0.9], [0.4, 0.5, 0.8]]
+    assert [line.get_color() for line in ax.lines] == [plotting.BASELINE, *plotting.COLOURS[:2]]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["perfectly calibrated", "raw", r"\$T\$"]
+    areas = np.concatenate([dots.get_sizes() for dots in ax.collections])
+    np.testing.assert_allclose(areas, 12 + 300 * np.array([25 / 105, 75 / 105, 10 / 110, 25 / 110, 75 / 110]))
+
 
 
 def test_figures_need_neither_keras_nor_tensorflow():
@@ -278,7 +360,7 @@ def test_frontier_joins_what_no_other_beats_in_both():
 def test_names_on_the_frontier_come_first_and_none_covers_another():
     crowd = pd.DataFrame({"kilobytes": np.full(30, 20.0), "accuracy": np.linspace(0.9, 0.9001, 30)})
     crowd.index = [f"a long name {number}" for number in range(30)]
-    ax = plotting.frontier(pd.concat([crowd, models()]), x="kilobytes", y="accuracy")
+    ax = plotting.frontier(pd.concat([crowd, models()]), x="kilobytes", y="accuracy", chosen="half")
     named = [text.get_text() for text in ax.texts]
     assert {"big", "half", "tiny", "a long name 29"} <= set(named)
     assert len(named) < 20
@@ -287,6 +369,22 @@ def test_names_on_the_frontier_come_first_and_none_covers_another():
     assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
     points = ax.transData.transform(ax.collections[0].get_offsets())
     assert not any(box.contains(x, y) for box in boxes for x, y in points)
+
+
+@pytest.mark.parametrize("below", [0.001, 0.0022, 0.0026, 0.003])
+def test_no_name_covers_the_ring_around_the_chosen(below):
+    near, chosen = models(), "half"
+    near.loc["g"] = [near.loc[chosen, "kilobytes"], near.loc[chosen, "accuracy"] - below]
+    ax = plotting.frontier(near, x="kilobytes", y="accuracy", chosen=chosen)
+    ax.figure.draw_without_rendering()
+    ring = ax.lines[1]
+    radius = (ring.get_markersize() + ring.get_markeredgewidth()) / 2 * ax.figure.dpi / 72
+    x, y = ax.transData.transform(ring.get_xydata()[0])
+    for text in ax.texts:
+        box = text.get_window_extent()
+        away = np.hypot(x - np.clip(x, box.x0, box.x1), y - np.clip(y, box.y0, box.y1))
+        assert away >= radius, text.get_text()
+    assert chosen in [text.get_text() for text in ax.texts]
 
 
 def test_frontier_greys_what_is_outside_the_budget_and_rings_the_chosen():
@@ -310,6 +408,48 @@ def test_latencies_are_the_median_solid_and_the_99th_percentile_dashed_in_one_co
     assert [line.get_label() for line in ax.lines[::2]] == ["ours: median", "theirs: median"]
     np.testing.assert_array_equal(ax.lines[2].get_xydata(), [[1, 2], [8, 5], [64, 30]])
     np.testing.assert_array_equal(ax.lines[3].get_xydata(), [[1, 4], [8, 20], [64, 300]])
+
+
+def labels(axis):
+    """The texts at an axis that are to be seen."""
+    axis.figure.draw_without_rendering()
+    low, high = sorted(axis.get_view_interval())
+    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+    return [tick.label1.get_text() for tick in ticks if low <= tick.get_loc() <= high and tick.label1.get_text()]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((0.5, 47), ["0.5", "1", "2", "5", "10", "20"]),
+        ((4, 900), ["5", "10", "20", "50", "100", "200", "500"]),
+        ((47, 0.5), ["0.5", "1", "2", "5", "10", "20"]),
+        ((0.18, 0.9), ["0.2", "0.4", "0.6", "0.8"]),
+        ((9.2, 13.4), ["10", "11", "12", "13"]),
+        ((2e-5, 3e2), ["0.0001", "0.001", "0.01", "0.1", "1", "10", "100"]),
+    ],
+)
+@pytest.mark.parametrize("which", ["xaxis", "yaxis"])
+def test_a_logarithmic_axis_has_numbers_and_as_many_as_there_is_room_for(which, values, expected):
+    ax = plt.subplots()[1]
+    ax.plot(values, values, "o")
+    plotting.log_axis(getattr(ax, which))
+    ax.set(xlim=values, ylim=values)
+    assert labels(getattr(ax, which)) == expected
+    boxes = [text.get_window_extent() for text in getattr(ax, which).get_majorticklabels()]
+    assert not any(one.overlaps(other) for one, other in zip(boxes, boxes[1:], strict=False))
+    assert (ax.get_xscale(), ax.get_yscale()) == (("log", "linear") if which == "xaxis" else ("linear", "log"))
+
+
+def test_every_logarithmic_axis_of_a_figure_has_such_numbers():
+    load = measured().assign(p50_ms=[0.5, 1, 3, 2, 5, 9], p99_ms=[1, 2, 5, 8, 12, 47])
+    assert labels(plotting.latencies(load, by="server").yaxis) == ["0.5", "1", "2", "5", "10", "20", "50"]
+    sizes = models().assign(kilobytes=[4.0, 6.0, 17.0, 47.0])
+    assert labels(plotting.frontier(sizes, x="kilobytes", y="accuracy").xaxis) == ["5", "10", "20", "50"]
+    runs = pd.DataFrame({"rate": [0.003, 0.01, 0.1], "score": [0.2, 0.5, 0.9], "net": "a"})
+    assert labels(plotting.bands(runs, x="rate", y="score", by="net", log=True).xaxis) == [
+        "0.005", "0.01", "0.02", "0.05", "0.1"
+    ]  # fmt: skip
 
 
 def test_latencies_have_a_tick_for_each_number_of_clients_and_no_powers_of_ten():

@@ -1,3 +1,5 @@
+import hashlib
+import os
 import shutil
 import zipfile
 
@@ -55,7 +57,8 @@ def test_another_source_is_prepared_on_the_spot_and_what_01_made_is_used(tmp_pat
     assert (tmp_path / "mine").is_dir()
     folder = tmp_path / "outputs" / data.MADE_BY / "dataset"
     images = np.zeros((4, 2, 2, 1), np.uint8)
-    data.write(folder, images, [0, 1, 0, 1], ["a", "b"], {"train": [0, 1]}, parameters={"SOURCE": source})
+    facts = {"parameters": {"SOURCE": source}, "source_sha256": preparation.fingerprint(source)}
+    data.write(folder, images, [0, 1, 0, 1], ["a", "b"], {"train": [0, 1]}, **facts)
     assert preparation.prepared("", tmp_path / "none").classes == ["a", "b"]
     assert preparation.prepared(source, tmp_path / "none").classes == ["a", "b"]
     assert not (tmp_path / "none").exists()
@@ -66,12 +69,213 @@ def prepared_by_01(tmp_path, monkeypatch):
     """Writes a data set as notebook 01 does it for a source; its classes are `a` and `b`."""
     monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path / "outputs"))
 
-    def write(source, **facts):
+    def write(source, settings=(), **facts):
         folder, images = tmp_path / "outputs" / data.MADE_BY / "dataset", np.zeros((4, 2, 2, 1), np.uint8)
-        parameters = {"SOURCE": records.public(source)}
+        parameters = {"SOURCE": records.public(source), **dict(settings)}
         data.write(folder, images, [0, 1, 0, 1], ["a", "b"], {"train": [0, 1]}, parameters=parameters, **facts)
 
     return write
+
+
+def add_pictures(folder, *labels, first=0, count=20):
+    random = np.random.default_rng(first)
+    for number in range(first, first + count):
+        path = folder / labels[number % len(labels)] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(random.integers(0, 256, (8, 8), np.uint8)))
+    return folder
+
+
+@pytest.fixture
+def pets(tmp_path, monkeypatch):
+    """A folder of pictures, in the folder from which a command is given."""
+    monkeypatch.chdir(tmp_path)
+    return add_pictures(tmp_path / "pets", "cat", "dog")
+
+
+@pytest.fixture
+def taken(tmp_path, capsys):
+    """Returns the classes of what `prepared` opens for a source, and what it says."""
+
+    def take(source, **options):
+        capsys.readouterr()
+        found = preparation.prepared(str(source), tmp_path / "mine", **options)
+        return found.classes, capsys.readouterr().err
+
+    return take
+
+
+def recorded_by_01(prepared_by_01, source, settings=()):
+    prepared_by_01(source, settings, source_sha256=preparation.fingerprint(source))
+
+
+def test_a_folder_is_the_same_source_however_its_path_is_spelled(prepared_by_01, pets, taken, monkeypatch):
+    (pets.parent / "link").symlink_to(pets)
+    monkeypatch.setenv("HOME", str(pets.parent))
+    recorded_by_01(prepared_by_01, "pets")
+    for source in ("pets", "./pets", "pets/", pets, "link", "~/pets", "../" + pets.parent.name + "/pets"):
+        assert taken(source) == (["a", "b"], "")
+    monkeypatch.chdir(pets)
+    assert taken("../pets") == (["a", "b"], "")
+
+
+def test_one_name_in_two_folders_is_two_sources(tmp_path, prepared_by_01, pets, taken, monkeypatch):
+    recorded_by_01(prepared_by_01, "pets")
+    add_pictures(tmp_path / "other" / "pets", "hen", "owl")
+    monkeypatch.chdir(tmp_path / "other")
+    line = "pets lies in another place than what notebook 01 has prepared: prepared here, with the defaults.\n"
+    assert taken("pets") == (["hen", "owl"], line)
+
+
+def added(pets):
+    add_pictures(pets, "hen", first=100)
+
+
+def replaced(pets):
+    (pets / "cat" / "0.png").write_bytes((pets / "cat" / "0.png").read_bytes() + b"more")
+
+
+def touched(pets):
+    os.utime(pets / "cat" / "0.png", (1, 1))
+
+
+def removed(pets):
+    (pets / "cat" / "0.png").unlink()
+
+
+def renamed(pets):
+    (pets / "cat" / "0.png").rename(pets / "dog" / "0.png")
+
+
+@pytest.mark.parametrize("change", [added, replaced, touched, removed, renamed])
+def test_files_that_have_changed_are_prepared_anew(prepared_by_01, pets, taken, change):
+    recorded_by_01(prepared_by_01, "pets")
+    change(pets)
+    line = "The files of ./pets are not those that notebook 01 has prepared: prepared anew, with its settings.\n"
+    assert taken("./pets") == (["cat", "dog"] + ["hen"] * (change is added), line)
+
+
+def test_what_a_desktop_leaves_behind_changes_nothing(prepared_by_01, pets, taken):
+    recorded_by_01(prepared_by_01, "pets")
+    (pets / ".DS_Store").write_text("x")
+    assert taken("pets") == (["a", "b"], "")
+
+
+def test_changed_files_get_the_settings_of_01(tmp_path, prepared_by_01, pets, taken):
+    (tmp_path / "verdicts.csv").write_text("name,verdict\ncat/copy.png,drop\n")
+    settings = {"IMAGE_SIZE": 4, "CHANNELS": 3, "VALIDATION_SHARE": 0.0, "TEST_SHARE": 0.5, "NEAR_DUPLICATE": 0.99,
+                "DECISIONS": "verdicts.csv", "QUERY": "", "SEED": 5, "LAB_PICTURES": 400}  # fmt: skip
+    recorded_by_01(prepared_by_01, "pets", settings)
+    shutil.copy(pets / "cat" / "0.png", pets / "cat" / "copy.png")
+    assert "with its settings" in taken("pets", seed=1)[1]
+    found = data.load(tmp_path / "mine")
+    assert found.shape == (4, 4, 3)
+    assert {name: len(indices) for name, indices in found.splits.items()} == {"train": 10, "validation": 0, "test": 10}
+    assert found.manifest["parameters"] == settings | {"SOURCE": "pets"}
+    told = pd.read_csv(tmp_path / "mine" / "findings.csv").set_index("name")
+    assert told.loc["cat/copy.png", "detail"].endswith("; so you decided")
+    recorded_by_01(prepared_by_01, "pets", settings | {"SEED": 6})
+    touched(pets)
+    taken("pets", seed=1)
+    assert found.splits["test"].tolist() != data.load(tmp_path / "mine").splits["test"].tolist()
+
+
+@pytest.mark.parametrize(("verdicts", "why"), [(None, "There is no file verdicts.csv"), ("x/9.png", "no finding abo")])
+def test_verdicts_that_do_not_fit_changed_files_are_one_sentence(prepared_by_01, pets, taken, verdicts, why):
+    if verdicts:
+        (pets.parent / "verdicts.csv").write_text(f"name,verdict\n{verdicts},drop\n")
+    recorded_by_01(prepared_by_01, "pets", {"DECISIONS": "verdicts.csv"})
+    added(pets)
+    with pytest.raises(SourceError, match=f"The verdicts of verdicts.csv do not fit pets any more: .*{why}") as caught:
+        taken("pets")
+    assert str(caught.value).endswith(". Run notebook 01 on it again, with other DECISIONS or none.")
+
+
+def packed(pets):
+    with zipfile.ZipFile("pets.zip", "w") as archive:
+        for path in sorted(pets.rglob("*.png")):
+            archive.write(path, path.relative_to(pets))
+    return "pets.zip"
+
+
+def listed(pets):
+    names = sorted(path.relative_to(pets.parent) for path in pets.rglob("*.png"))
+    (pets.parent / "pets.csv").write_text("path,label\n" + "".join(f"{name},{name.parts[1]}\n" for name in names))
+    return "pets.csv"
+
+
+def stored(pets):
+    (pets.parent / "pets.db").unlink(missing_ok=True)
+    rows = [[path.read_bytes(), path.parent.name, path.name, ""] for path in sorted(pets.rglob("*.png"))]
+    rehearsal.write_sqlite(pd.DataFrame(rows, columns=["picture", "label", "name", "split"]), pets.parent / "pets.db")
+    return "sqlite:///pets.db"
+
+
+@pytest.mark.parametrize("write", [packed, listed, stored])
+def test_archives_tables_and_sqlite_files_are_told_apart_as_folders_are(prepared_by_01, pets, taken, write):
+    source = write(pets)
+    other = source.replace("pets", f"{pets.parent}/pets")
+    recorded_by_01(prepared_by_01, source, {"QUERY": "SELECT picture, label FROM pictures ORDER BY id"})
+    assert taken(source) == taken(other) == (["a", "b"], "")
+    added(pets)
+    write(pets)
+    for one in (source, other):
+        classes, line = taken(one)
+        assert classes == ["cat", "dog", "hen"]
+        assert line.startswith(f"The files of {one} are not those")
+
+
+def test_a_table_whose_pictures_have_changed_has_changed(prepared_by_01, pets, taken):
+    recorded_by_01(prepared_by_01, listed(pets))
+    replaced(pets)
+    assert taken("pets.csv")[0] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("write", [lambda pets: "pets", packed, listed, stored])
+def test_what_01_made_of_a_source_that_is_gone_is_used(prepared_by_01, pets, taken, write):
+    source = write(pets)
+    recorded_by_01(prepared_by_01, source)
+    pets.rename("elsewhere")
+    for path in pets.parent.glob("pets.*"):
+        path.unlink()
+    line = f"{source} is not there any more: what notebook 01 has prepared of it is used.\n"
+    assert taken(source) == (["a", "b"], line)
+    assert taken("") == (["a", "b"], "")
+
+
+def test_what_01_made_of_a_source_that_cannot_be_read_is_used(prepared_by_01, pets, taken, monkeypatch):
+    recorded_by_01(prepared_by_01, "pets")
+    touched(pets)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the tests may run as root
+    line = "pets cannot be read any more: what notebook 01 has prepared of it is used.\n"
+    assert taken("pets") == (["a", "b"], line)
+
+
+def test_a_name_that_is_gone_here_and_was_prepared_elsewhere_is_not_there(
+    tmp_path, prepared_by_01, pets, taken, monkeypatch
+):
+    recorded_by_01(prepared_by_01, "pets")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    with pytest.raises(SourceError, match="There is no 'pets'"):
+        taken("pets")
+
+
+def test_what_was_prepared_before_files_were_recorded_is_prepared_anew(prepared_by_01, pets, taken):
+    for facts in ({}, {"source_sha256": hashlib.sha256(b"pets").hexdigest()}):
+        prepared_by_01("pets", {"IMAGE_SIZE": 8}, **facts)
+        classes, line = taken("pets")
+        assert classes == ["cat", "dog"]
+        assert line.startswith("The files of pets are not those")
+        assert taken(pets)[1].startswith(f"{pets} lies in another place")
+
+
+def test_a_fingerprint_shows_no_path_and_that_of_an_address_and_of_the_embedded_set_are_of_its_name(pets):
+    sign = preparation.fingerprint("pets")
+    assert set(sign) <= set("0123456789abcdef-")
+    assert sign == preparation.fingerprint(str(pets))
+    for source in ("", "https://host/pets.zip", "postgresql://host/pets", "sqlite://", "sqlite:///:memory:"):
+        assert preparation.fingerprint(source) == hashlib.sha256(source.encode()).hexdigest()
 
 
 def test_an_address_that_differs_in_its_query_is_another_source(tmp_path, prepared_by_01):

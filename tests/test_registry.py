@@ -1,6 +1,7 @@
 """Facts about registered versions: numbered once, whole, never changed."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +42,14 @@ def test_ten_comes_after_nine(file):
         registry.register("student", file, **FACTS | {"facts": {"run": number}})
     assert registry.versions("student") == list(range(1, 12))
     assert registry.manifest(registry.folder("student"))["facts"] == {"run": 11}
+
+
+def test_the_next_number_is_above_the_newest_when_older_versions_were_removed(file):
+    one, two, _ = (registry.register("student", file, **FACTS | {"facts": {"run": run}}) for run in (1, 2, 3))
+    for removed in (one, two):
+        shutil.rmtree(removed.path)
+    assert registry.register("student", file, **FACTS | {"facts": {"run": 4}}).number == 4
+    assert registry.versions("student") == [3, 4]
 
 
 def test_a_manifest_tells_what_and_from_what_and_no_time(file):
@@ -125,7 +134,7 @@ def test_what_is_missing_is_named(tmp_path, file):
     with pytest.raises(FileNotFoundError, match="no version of the model student; there is none"):
         registry.folder("student")
     registry.register("student", file, **FACTS)
-    with pytest.raises(FileNotFoundError, match="no version 7 of the model student; there is versions 1"):
+    with pytest.raises(FileNotFoundError, match="no version 7 of the model student; there is version 1"):
         registry.folder("student", 7)
 
 
@@ -276,6 +285,24 @@ def test_what_does_not_fit_its_manifest_is_not_promoted(registered, tmp_path):
     assert registry.promoted("student") is None
 
 
+def test_a_version_with_the_classes_of_the_live_one_in_another_order_is_not_promoted(registered):
+    first = registered(0)
+    artifacts.write_json(first.path.parent / "promoted", {"version": 1, "before": []})
+    moved = registered(1, facts={"classes": ["b", "c", "a"], "input": [4, 4, 1]}).number
+    with pytest.raises(ValueError, match="Version 2 of student is not promoted: class 0 is 'b', and 'a' in version 1"):
+        registry.promote("student", moved)
+    assert registry.promoted("student") == 1
+
+
+@pytest.mark.slow
+def test_a_version_with_other_classes_is_promoted_and_so_is_one_beside_a_damaged_live_one(registered):
+    first = registered(0)
+    artifacts.write_json(first.path.parent / "promoted", {"version": 1, "before": []})
+    assert registry.promote("student", registered(1, facts={"classes": ["d", "b", "a"]}).number).number == 2
+    (first.path.parent / "2" / "manifest.json").write_text("{")
+    assert registry.promote("student", registered(3, facts={"classes": ["b", "d", "a"]}).number).number == 3
+
+
 def test_a_version_whose_answers_could_not_be_divided_by_its_temperature_is_not_promoted(registered):
     registered(facts=CLASSES["facts"] | {"temperature": 0})
     with pytest.raises(ValueError, match=r"Version 1 of student is not promoted: The temperature of .*/1 is 0, and"):
@@ -373,7 +400,7 @@ def test_another_folder_can_be_a_registry(file, tmp_path):
 _CHANGE_FOREVER = """
 import sys
 from helpers import registry, trial
-trial.check = lambda path: None  # the trial takes most of the time and changes nothing
+trial.check = lambda path, live=None: None  # the trial takes most of the time and changes nothing
 print("begun", flush=True)
 while True:
     registry.promote("student", 1)
@@ -409,23 +436,21 @@ def test_killed_at_any_moment_what_is_live_is_a_version_that_was_promoted(regist
 _IN_TURNS = """
 import sys
 from helpers import registry, trial
-trial.check = lambda path: None
+trial.check = lambda path, live=None: None
 print("ready", flush=True)
 sys.stdin.readline()
-for _ in range(25):
-    for number in sys.argv[1:]:
-        registry.promote("student", int(number))
+for _ in range(int(sys.argv[1])):
+    for number in sys.argv[2:]:
+        registry.promote("student", int(number)) if number != "back" else registry.rollback("student")
 """
 
 
-@pytest.mark.slow
-def test_two_processes_that_promote_at_once_lose_no_promotion(registered):
-    for seed in range(4):
-        base = registered(seed).path.parent
+def _at_once(base, times, *numbers):
+    """Promotes and goes back in two processes that begin together; returns all that was live before, and what is."""
     workers = [
-        subprocess.Popen([sys.executable, "-c", _IN_TURNS, *numbers], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        for numbers in (("1", "2"), ("3", "4"))
-    ]
+        subprocess.Popen([sys.executable, "-c", _IN_TURNS, str(times), *map(str, one)], stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE) for one in numbers
+    ]  # fmt: skip
     for worker in workers:
         worker.stdout.readline()
     for worker in workers:
@@ -435,6 +460,23 @@ def test_two_processes_that_promote_at_once_lose_no_promotion(registered):
         worker.communicate()
     assert [worker.returncode for worker in workers] == [0, 0]
     found = json.loads((base / "promoted").read_text())
-    line = [*found["before"], found["version"]]
+    return [*found["before"], found["version"]]
+
+
+@pytest.mark.slow
+def test_two_processes_that_promote_at_once_lose_no_promotion(registered):
+    for seed in range(4):
+        base = registered(seed).path.parent
+    line = _at_once(base, 25, (1, 2), (3, 4))
     assert len(line) == 100  # every promotion is another one than that before it, whoever made that
     assert [number for number in line if number < 3] == [1, 2] * 25
+
+
+@pytest.mark.slow
+def test_while_one_process_goes_back_no_promotion_of_another_is_lost_or_doubled(file):
+    for number in range(1, 81):
+        base = registry.register("student", file, **FACTS | {"facts": {"run": number}}).path.parent
+    artifacts.write_json(base / "promoted", {"version": 41, "before": list(range(1, 41))})
+    line = _at_once(base, 1, range(42, 81), ["back"] * 40)
+    assert len(line) == 41 + 39 - 40  # each promotion adds one, each way back takes the last
+    assert line == sorted(set(line))

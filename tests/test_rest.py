@@ -235,7 +235,10 @@ def test_a_body_without_a_length_is_limited_too(ask):
             for part in parts():
                 yield part
 
-    assert ask("POST", INFER, limits=Limits(body=5000), content=Stream()).status_code == 413
+    told = ask("POST", INFER, limits=Limits(body=5000), content=Stream())
+    assert told.status_code == 413
+    mend = "send fewer pictures at a time, or smaller ones, or start `serve --limit body BYTES` with more."
+    assert told.json()["error"] == f"A request has at most 5000 bytes; received more: {mend}"
 
 
 def test_a_key_is_asked_for_everywhere_but_at_the_health(ask):
@@ -297,16 +300,17 @@ def test_a_fault_of_the_server_is_500_and_its_log_says_why(ask, log, root, monke
 # ── uvicorn's protocol ──────────────────────────────────────────────────────────────────────────
 
 
-@contextlib.asynccontextmanager
-async def listening(seconds, told=None, **settings):
-    async def application(scope, receive, send):
-        body, more = b"", scope["path"] != "/unread"
-        while more:
-            message = await receive()
-            body, more = body + message.get("body", b""), message.get("more_body", False)
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
-        await send({"type": "http.response.body", "body": body})
+async def echo(scope, receive, send):
+    body, more = b"", scope["path"] != "/unread"
+    while more:
+        message = await receive()
+        body, more = body + message.get("body", b""), message.get("more_body", False)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
 
+
+@contextlib.asynccontextmanager
+async def listening(seconds, told=None, application=echo, **settings):
     class Patient(rest.Patient):
         pass
 
@@ -384,6 +388,20 @@ def test_a_body_that_nobody_reads_may_come_later_and_the_connection_goes_on():
     found = over_the_wire(HELLO, b"a", b"a" * 99, *[b""] * 4, last, seconds=0.8, pause=0.2)
     assert found.count(b"200 OK") == 2
     assert b"408" not in found
+
+
+@pytest.mark.parametrize(("path", "key", "status"), [("/nowhere", b"sesame", 404), (INFER, b"sesam", 401)])
+def test_who_is_refused_while_still_writing_sees_why(path, key, status):
+    door = Door(None, None, Telemetry(None, CollectorRegistry()), limits=Limits(receive_seconds=4), key="sesame")
+    head = b"POST %s HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-api-key: %s\r\n" % (path.encode(), key)
+    pieces = [head + b"content-length: 2097152\r\n\r\n", *[b" " * 2**18] * 8]
+    found = over_the_wire(*pieces, pause=0.02, application=door)
+    assert found.startswith(b"HTTP/1.1 %d " % status)
+    assert json.loads(found.partition(b"\r\n\r\n")[2])["error"].startswith(("There is nothing at", "This server wants"))
+    begun = time.monotonic()
+    asking = over_the_wire(head + b"content-length: 2097152\r\nexpect: 100-continue\r\n\r\n", application=door)
+    assert asking.startswith(b"HTTP/1.1 %d " % status)  # and is not told to go on
+    assert time.monotonic() - begun < 3
 
 
 OFFER = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n"

@@ -138,7 +138,7 @@ def shop(project, make, tmp_path):
     [
         ("{}/empty", "", "No picture in the folder empty: it is empty."),
         ("{}/pets", "", "The folder pets holds 1 picture of 1 class: learning needs at least two classes, each"),
-        ("{}/notes.zip", "", "No picture in the archive notes.zip: cat/notes.txt is not a picture of a kept format"),
+        ("{}/notes.zip", "", "No picture in the archive notes.zip: cat/notes.txt is not a picture of a format"),
         ("{}/list.csv", "", "list.csv has the columns file, class: its first line is to name `path` and `label`"),
         ("sqlite:///{}/pets.db", "", "The query must be one SELECT, because sources are only read; received 'nothing'"),
         ("sqlite:///{}/pets.db", "SELECT picture FROM pictures", "The query yields the columns picture: its first"),

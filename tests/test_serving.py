@@ -281,17 +281,23 @@ def test_another_address_needs_a_key(fill):
     assert "0.0.0.0 can be reached from other machines: put a key" in done.stderr
 
 
-def started_as_a_command(fill, *arguments, **environment):
+@pytest.fixture
+def as_a_command(fill, running):
     """A server as a terminal or a service manager starts it: the leader of its group, with nobody who follows it."""
-    command = [sys.executable, "-m", "helpers", "serve", "--registry", str(fill()), "--port", "0", "--grpc-port", "0"]
-    return subprocess.Popen([*command, *arguments], env=os.environ | environment, start_new_session=True, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+
+    def begin(*arguments, **environment):
+        command = [sys.executable, "-m", "helpers", "serve", "--registry", str(fill())]
+        command += ["--port", "0", "--grpc-port", "0", *arguments]
+        return running(command, env=os.environ | environment, start_new_session=True, text=True,
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+
+    return begin
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("moment", ["once it has workers", "once it serves"])
-def test_a_signal_to_its_whole_group_ends_a_server_in_silence_and_nothing_is_left(fill, number, moment):
-    with started_as_a_command(fill) as process:
+def test_a_signal_to_its_whole_group_ends_a_server_in_silence_and_nothing_is_left(as_a_command, number, moment):
+    with as_a_command() as process:
         if moment == "once it serves":
             assert process.stdout.readline().startswith("Serving tiny 1")
         parent, end = psutil.Process(process.pid), time.monotonic() + 60
@@ -307,8 +313,8 @@ def test_a_signal_to_its_whole_group_ends_a_server_in_silence_and_nothing_is_lef
     assert not list(Path(serving._MEMORY).glob(f"workbook-metrics-{process.pid}-*"))
 
 
-def test_what_a_killed_server_left_in_memory_goes_with_the_next_start(fill, start):
-    with started_as_a_command(fill) as process:
+def test_what_a_killed_server_left_in_memory_goes_with_the_next_start(as_a_command, start):
+    with as_a_command() as process:
         process.stdout.readline()
         process.kill()
         process.wait()
@@ -319,23 +325,21 @@ def test_what_a_killed_server_left_in_memory_goes_with_the_next_start(fill, star
     assert not list(Path(serving._MEMORY).glob(f"workbook-metrics-{process.pid}-*"))
 
 
-def test_a_key_that_ends_with_a_line_break_is_the_key_without_it(fill, images):
-    with started_as_a_command(fill, WORKBOOK_API_KEY="sesame\n") as process:
+def test_a_key_that_ends_with_a_line_break_is_the_key_without_it(as_a_command, images):
+    with as_a_command(WORKBOOK_API_KEY="sesame\n") as process:
         url = process.stdout.readline().split()[4]
         for headers, status in (({"X-API-Key": "sesame"}, 200), ({}, 401)):
             told = requests.post(url + INFER, json=tensor(images[:1]), headers=headers, timeout=20)
             assert told.status_code == status
-        process.terminate()
 
 
-def test_all_addresses_of_both_kinds_are_those_of_http_too(fill):
+def test_all_addresses_of_both_kinds_are_those_of_http_too(as_a_command):
     if not socket.has_dualstack_ipv6():
         pytest.skip("this system has no IPv6")
-    with started_as_a_command(fill, "--host", "::", WORKBOOK_API_KEY="sesame") as process:
+    with as_a_command("--host", "::", WORKBOOK_API_KEY="sesame") as process:
         port = int(process.stdout.readline().split()[4].rpartition(":")[2])
         for host in ("127.0.0.1", "::1"):
             socket.create_connection((host, port), timeout=10).close()
-        process.terminate()
 
 
 def test_clients_of_a_server_on_this_machine_ask_it_past_a_proxy(start, images, monkeypatch):
@@ -537,10 +541,10 @@ def test_workers_end_when_their_parent_is_killed(start):
     assert gone(pids)
 
 
-def test_a_signal_ends_it_in_order(fill):
+def test_a_signal_ends_it_in_order(fill, running):
     command = [sys.executable, "-m", "helpers", "serve", "--registry", str(fill()), "--port", "0", "--grpc-port", "0"]
     for number in (signal.SIGTERM, signal.SIGINT):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with running(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             line = process.stdout.readline()
             assert line.startswith("Serving tiny 1 at http://127.0.0.1:")
             children = [child.pid for child in psutil.Process(process.pid).children()]
@@ -587,7 +591,7 @@ def test_memory_does_not_grow_with_the_requests(start, images, answers):
 # ── elsewhere ───────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_folder_of_a_container_holds_a_server_that_answers(fill, images, answers, tmp_path):
+def test_the_folder_of_a_container_holds_a_server_that_answers(fill, images, answers, tmp_path, running):
     folder = layouts.container(tmp_path / "image", name="tiny", root=fill())
     text = (folder / "Containerfile").read_text()
     command = json.loads(text.partition("ENTRYPOINT ")[2])
@@ -597,10 +601,9 @@ def test_the_folder_of_a_container_holds_a_server_that_answers(fill, images, ans
     command[command.index("/run/secrets/api_key")] = str(tmp_path / "key")
     command += ["--port", "0", "--grpc-port", "0"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    with running(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
         url = process.stdout.readline().split()[4]
         told = requests.post(url + INFER, json=tensor(images[:9]), headers={"X-API-Key": "open sesame"}, timeout=20)
         where = psutil.Process(process.pid).children()[0].environ()["PYTHONPATH"]
-        process.terminate()
     assert told.json()["outputs"][0]["data"] == answers[1].labels[:9].tolist()
     assert where.split(os.pathsep)[0] == str(folder)  # its own code, not ours

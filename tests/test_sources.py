@@ -102,7 +102,7 @@ def test_what_is_no_picture_becomes_a_finding_and_the_rest_is_collected(tree):
         "cat/empty.png": "is empty (0 bytes)",
         "cat/half.png": "is cut short",
         "cat/run.png": "is a script",
-        "dog/notes.txt": "is not a picture of a kept format (PNG, JPEG, GIF, BMP, TIFF, WEBP, PPM)",
+        "dog/notes.txt": "is not a picture of a format that is read (PNG, JPEG, GIF, BMP, TIFF, WEBP, PPM)",
     }
     assert set(found.findings["action"]) == {"drop"}
 
@@ -165,6 +165,29 @@ def test_a_folder_without_a_picture_is_one_sentence(tmp_path, tree, files):
 def test_a_source_that_is_not_there_is_one_sentence():
     with pytest.raises(SourceError, match="There is no 'pets-of-mine': a source is a folder"):
         open_source("pets-of-mine")
+
+
+def test_the_address_of_a_file_is_told_as_its_path():
+    with pytest.raises(SourceError, match="by its path, without `file://`: write '/tmp/my pics'."):
+        open_source("file:///tmp/my%20pics")
+
+
+def test_pictures_that_all_lie_in_one_folder_are_told_the_way_out(tree):
+    root = tree({f"cat_{number}.png": encode(GREY) for number in range(3)})
+    with pytest.raises(SourceError, match="holds 3 pictures of 0 classes: .* own folder, or list the files") as told:
+        sources.glance(open_source(root))
+    assert "in a CSV with the columns path and label" in str(told.value)
+    assert "Did you mean" not in str(told.value)
+
+
+def test_one_class_of_several_is_asked_about_its_parent(tree):
+    files = {"cat/1.png": encode(GREY), "cat/2.png": encode(GREY), "dog/a/1.png": encode(GREY), "list.csv": b"path"}
+    root = tree(files)
+    with pytest.raises(SourceError, match=r"path and label\. Did you mean its parent, pets\?$"):
+        sources.glance(open_source(f"{root}/cat"))
+    tree({"dog/a/1.png": b"no picture"})
+    with pytest.raises(SourceError, match=r"path and label\.$"):
+        sources.glance(open_source(f"{root}/cat"))
 
 
 @pytest.mark.parametrize(
@@ -446,7 +469,7 @@ def test_rows_of_one_name_in_a_database_are_told_apart_even_if_one_is_no_picture
     found = collect(open_source(f"sqlite:///{tmp_path / 'pets.db'}", query="SELECT * FROM pictures ORDER BY rowid"))
     assert list(zip(found.names, found.labels, strict=True)) == [("x", "cat"), ("x (2)", "dog")]
     assert found.findings[["name", "detail"]].to_numpy().tolist() == [
-        ["x (3)", "is NULL"], ["x (4)", f"is not a picture of a kept format ({', '.join(pictures.FORMATS)})"],
+        ["x (3)", "is NULL"], ["x (4)", f"is not a picture of a format that is read ({', '.join(pictures.FORMATS)})"],
     ]  # fmt: skip
 
 
@@ -478,6 +501,22 @@ def test_a_csv_names_paths_labels_and_splits(tmp_path, tree):
     assert found.findings[["name", "detail"]].to_numpy().tolist() == [["none.png", "is not there"]]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfpath;label;split\r\na.png;cat, black;train\r\n",
+        b"Label\tpath\tSPLIT\ncat, black\ta.png\ttrain\n",
+        b'"Path" ,"Label",split\na.png,"cat, black",train\n',
+        b'"path";"label";"split"\n"a.png";"cat, black";"train"\n',
+    ],
+)
+def test_a_csv_has_commas_semicolons_or_tabs_and_names_of_columns_in_any_case(tree, content):
+    root = tree({"a.png": encode(GREY), "list.csv": content})
+    found = collect(f"{root}/list.csv")
+    assert (found.names.tolist(), found.labels.tolist()) == (["a.png"], ["cat, black"])
+    assert found.splits.tolist() == ["train"]
+
+
 @pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd", "a/../../secret.png", "link.png"])
 def test_a_csv_cannot_name_files_outside_its_folder(tmp_path, tree, path):
     root = tree({"list.csv": f"path,label\na.png,cat\n{path},cat\n".encode(), "a.png": encode(GREY)})
@@ -493,7 +532,8 @@ def test_a_csv_cannot_name_files_outside_its_folder(tmp_path, tree, path):
     [
         (b"file,class\na.png,cat\n", "has the columns file, class: its first line is to name `path` and `label`"),
         (b"", "has the columns nothing"),
-        (b"path,label\n\xff\xfe,cat\n", "is not a CSV file in UTF-8"),
+        (b"File;Class\na.png;cat\n", "has the columns file;class: its first line"),
+        (b"path,label\n\xff\xfe,cat\n", "is not a CSV file in UTF-8 .*: save it as one, in Excel as `CSV UTF-8`"),
         (b'path,label\n"a.png,cat\n', "is not a CSV file in UTF-8"),
         (b"path,label,split\na.png,cat,holdout\n", "split is called 'holdout'"),
     ],

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import time
 import weakref
 import zipfile
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from helpers import artifacts, models, plotting, preprocessing, training
+from helpers import artifacts, models, optimizers, plotting, preprocessing, training
 
 SHAPE, CLASSES = (6, 5, 1), ["bag", "coat", "shoe"]
 
@@ -45,6 +46,13 @@ def test_history_has_one_row_an_epoch_and_learns():
     assert history["loss"].is_monotonic_decreasing
     assert history["val_accuracy"].iloc[-1] > 0.9
     np.testing.assert_allclose(history["learning_rate"], 0.1)
+
+
+def test_seconds_are_those_of_the_steps_and_not_of_validation():
+    waiting = keras.callbacks.LambdaCallback()
+    waiting.on_test_batch_end = lambda batch, logs=None: time.sleep(1)
+    history = training.fit(_compiled(), _data(), _data(), epochs=2, callbacks=[waiting], verbose=False)
+    assert history["seconds"].min() < 1
 
 
 def test_progress_is_one_line_an_epoch_on_stderr_alone(capsys):
@@ -92,18 +100,21 @@ def test_augmentation_is_asked_for_each_training_batch_and_never_for_validation(
 
 
 def test_each_epoch_of_a_seed_has_an_order_and_a_version_of_its_own():
-    def spied():
+    def spied(seed=5):
         batches = []
 
         def spy(images, random):
             batches.append((images.tobytes(), random.random()))
             return images
 
-        training.fit(_compiled(), _data(40), epochs=3, batch_size=20, augment=spy, seed=5, verbose=False)
+        training.fit(_compiled(), _data(40), epochs=3, batch_size=20, augment=spy, seed=seed, verbose=False)
         return batches[-6:]  # what came before them was a look at the form of a batch
 
     first, second, third = (spied()[i : i + 2] for i in (0, 2, 4))
     assert spied() == first + second + third
+    for mine, other in zip(first + second + third, spied(seed=6), strict=True):
+        assert mine[0] != other[0]
+        assert mine[1] != other[1]
     for part in (0, 1):  # the order of the pictures, and what the augmentation draws
         assert len({tuple(batch[part] for batch in epoch) for epoch in (first, second, third)}) == 3
 
@@ -167,8 +178,8 @@ def test_a_small_set_is_passed_until_the_weights_have_had_their_steps():
 
 
 def test_divergence_is_one_sentence():
-    with pytest.raises(ValueError, match="mlp is .* the training diverged. Lower the learning rate"):
-        training.fit(_compiled(1e30), _data(), epochs=3, verbose=False)
+    with pytest.raises(ValueError, match="mlp is .* after epoch 1: the training diverged. Lower the learning rate"):
+        training.fit(_compiled(1e30), _data(), epochs=3, batch_size=10, verbose=False)
     with pytest.raises(training.Diverged, match="The val_loss of mlp is .* after epoch 1"):  # the only step was too far
         training.fit(_compiled(1e38), _data(), _data(), epochs=1, verbose=False)
 
@@ -278,6 +289,25 @@ def test_a_restart_takes_another_learning_rate_without_compiling_again():
 
 
 # ── schedule ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_muon_takes_the_kernel_of_a_convolution_for_a_matrix():
+    random = np.random.default_rng(0)
+    shapes = {"kernel": (3, 3, 2, 5), "dense": (6, 4), "depthwise": (3, 3, 4, 1), "bias": (5,)}
+    start, slopes = ({name: random.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+                     for _ in range(2))  # fmt: skip
+    variables = {name: keras.Variable(value, name=name) for name, value in start.items()}
+    optimizer = training.Muon(0.1, weight_decay=0.0, adam_weight_decay=0.0)
+    optimizer.apply([keras.ops.convert_to_tensor(slope) for slope in slopes.values()], list(variables.values()))
+    for name in ("kernel", "dense"):
+        flat = (array[name].reshape(-1, shapes[name][-1]).astype(float) for array in (start, slopes))
+        w, g = flat
+        expected = w - 0.1 * 0.2 * max(w.shape) ** 0.5 * optimizers.newton_schulz((1 + 0.95) * g)
+        found = keras.ops.convert_to_numpy(variables[name]).reshape(w.shape)
+        np.testing.assert_allclose(found, expected, atol=1e-4, err_msg=name)
+    for name in ("depthwise", "bias"):  # AdamW's first step is the rate, against the sign of the slope
+        found = keras.ops.convert_to_numpy(variables[name])
+        np.testing.assert_allclose(found, start[name] - 0.1 * np.sign(slopes[name]), atol=1e-4, err_msg=name)
 
 
 @settings(max_examples=25)

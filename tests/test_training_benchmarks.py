@@ -1,5 +1,6 @@
 """Facts about the benchmarks of training, accuracy and pipeline: what they count, hold equal and refuse to compare."""
 
+import contextlib
 import json
 import math
 import subprocess
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import accuracy, arithmetic, gpu, pipeline, results, training
+from benchmarks import accuracy, arithmetic, gpu, pipeline, results, side_by_side, training
 from benchmarks.variants import _pictures, _race, _recipe
-from helpers import artifacts, models
+from helpers import artifacts, models, processor
 from helpers.training import OneCycle
 
 
@@ -158,6 +159,11 @@ def test_keras_with_its_defaults_may_be_less_accurate_but_not_more():
         training._check({"ours": ours, training.DEFAULTS: [{**peer, "accuracy": 0.95}]}, "the CNN", judge=True)
 
 
+def test_equal_accuracy_is_claimed_only_where_it_was_judged():
+    assert training._accuracies(training.JUDGED).startswith("test accuracy, within 0.02 of ours; Keras's default")
+    assert training._accuracies(training.JUDGED - 1).startswith("not judged: test accuracy")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"largest_difference": 1.0}, "other grey pixels"), ({"pictures": 99}, "number"), ({"labels": 3}, "labels")],
@@ -167,6 +173,36 @@ def test_pipelines_that_give_other_pictures_are_not_compared(changes, message):
     pipeline._check("grey", {"ours": [run], "PyDataset": [run]})
     with pytest.raises(RuntimeError, match=message):
         pipeline._check("grey", {"ours": [run], "PyDataset": [{**run, **changes}]})
+
+
+def test_the_workers_and_each_decoder_s_figure_are_told(monkeypatch, tmp_path):
+    read = {"largest_difference": 0.0, "mean_difference": 0.0, "pictures": 100, "labels": 450, "bandwidth": 1e9,
+            "pictures_per_second": 90.0, "first_epoch": 40.0, "collected": 50.0, "training": 10.0}  # fmt: skip
+    ways = dict(zip(pipeline.DECODERS, (80.0, 60.0, 70.0), strict=True))
+
+    def run(variants, **_):
+        return {name: [{**ways, "pictures_per_second": 80.0} if name == pipeline.RAW else read] for name in variants}
+
+    monkeypatch.setattr(processor, "cores", lambda: 3)
+    monkeypatch.setattr(pipeline, "_folders", lambda _: contextlib.nullcontext(tmp_path))
+    monkeypatch.setattr(side_by_side, "run", run)
+    found = pipeline.measure(repeats=1, pictures=1000, torch_python=sys.executable)
+    told = {row["of"]: row["median"] for row in found.rows if row["what"] == pipeline.DECODED}
+    assert told == {"ours": 50, pipeline.RAW: 80, **{f"{pipeline.RAW}: {way}": speed for way, speed in ways.items()}}
+    assert "PyTorch DataLoader, 3 workers" in {row["of"] for row in found.rows}
+    assert any("as many workers as cores" in clause and clause.endswith(": 3") for clause in found.held_equal)
+
+
+@pytest.mark.slow
+def test_our_pipeline_reads_and_trains_on_a_few_grey_pictures(tmp_path):
+    pipeline._write_grey(tmp_path, 256)
+    ours = {"ours": pipeline._variants("grey", None)["ours"]}
+    given = ["--folder", str(tmp_path), "--kind", "grey", "--threads", "1", "--passes", "1"]
+    found = side_by_side.run(ours, repeats=1, arguments=given)
+    pipeline._check("grey", found)
+    [run] = found["ours"]
+    assert run["pictures"] == 256
+    assert min(run["pictures_per_second"], run["training"]) > 0
 
 
 def test_one_picture_is_shifted_and_mirrored_within_its_frame():

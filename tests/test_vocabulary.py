@@ -9,7 +9,7 @@ from sklearn.preprocessing import LabelBinarizer, LabelEncoder
 from helpers import vocabulary
 
 
-@given(st.lists(st.text(), min_size=1))
+@given(st.lists(st.text("abZ0 _\n\0äß鞋\U0001f392"), min_size=1))
 def test_labels_come_back_from_their_numbers(labels):
     known = vocabulary.of_labels(labels)
     numbers = known.encode(labels)

@@ -1,7 +1,11 @@
 """Facts about controls under a picture: what is published, and what a moved control does."""
 
+import ast
 import datetime
 import io
+import shlex
+import shutil
+import subprocess
 
 import ipywidgets
 import numpy as np
@@ -10,7 +14,7 @@ import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from helpers import classifier, plotting, widgets
+from helpers import artifacts, classifier, plotting, widgets
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -64,6 +68,23 @@ def test_what_cannot_be_drawn_is_said_in_place_of_the_picture_until_something_ca
         assert (said.value, (said.layout.display, shown.layout.display)) == (sentence, hidden)
 
 
+def test_a_drawing_that_raises_leaves_no_figure_behind(published):
+    height = ipywidgets.IntSlider(3, min=0, max=10)
+    widgets.explore(lambda height: draw(height, "a").set_ylim(0, 10 / (height - 9)) and plt.gcf(), alt="One bar",
+                    height=height)  # fmt: skip
+    for value in (9, 8, 9):
+        height.value = value
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_lab_lets_a_photograph_of_any_phone_through():
+    recipe = subprocess.run(["make", "-n", "lab"], cwd=artifacts.root(), capture_output=True, text=True, check=True)
+    words = shlex.split(recipe.stdout)
+    [settings] = [word.split("=", 1)[1] for word in words if word.startswith("--ServerApp.tornado_settings=")]
+    assert ast.literal_eval(settings) == {"websocket_max_message_size": 100 * 2**20}  # tornado's own: 10 MiB
+
+
 def test_an_uploaded_file_counts_until_another_control_is_moved(published):
     height, upload = ipywidgets.IntSlider(3, min=0, max=10), ipywidgets.FileUpload()
     widgets.explore(lambda height, upload: draw(height, "upload" if upload else "a"), alt="One bar", height=height,
@@ -90,16 +111,21 @@ def test_the_static_picture_can_be_sent_by_a_kernel(published):
     assert type(bundle["image/png"]) is bytes
 
 
-def test_a_verdict_is_saved_and_stands_when_the_finding_comes_back(published):
-    findings = pd.DataFrame(
-        [("a", "blank", "drop", "is grey", 0), ("b", "twin", "review", "is c", 1), ("c", "twin", "drop", "is b", 2)],
-        columns=["name", "kind", "action", "detail", "row"],
-    )
-    saved, decisions = [], {"b": "drop"}
-    drawn = lambda finding: draw(1 + finding["row"], finding["name"])  # noqa: E731
-    widgets.judge(findings, drawn, decisions, save=lambda made: saved.append(dict(made)), alt="A finding")
+FINDINGS = pd.DataFrame(
+    [("a", "blank", "drop", "is grey", 0), ("b", "twin", "review", "is c", 1), ("c", "twin", "drop", "is b", 2)],
+    columns=["name", "kind", "action", "detail", "row"],
+)
+
+
+def judged(published, decisions, save, drawn=lambda finding: draw(1 + finding["row"], finding["name"])):
+    widgets.judge(FINDINGS, drawn, decisions, save=save, alt="A finding")
     [(bundle, _)] = published
-    kind, number, verdict, said, shown = ipywidgets.widgets.widget._instances[bundle[VIEW]["model_id"]].children
+    return ipywidgets.widgets.widget._instances[bundle[VIEW]["model_id"]].children
+
+
+def test_a_verdict_is_saved_and_stands_when_the_finding_comes_back(published):
+    saved, decisions = [], {"b": "drop"}
+    kind, number, verdict, said, shown = judged(published, decisions, lambda made: saved.append(dict(made)))
     assert (kind.value, number.max, verdict.value, said.value) == ("blank", 1, "as found", "a is grey: drop")
     verdict.value = "keep"
     kind.value = "twin"
@@ -110,6 +136,61 @@ def test_a_verdict_is_saved_and_stands_when_the_finding_comes_back(published):
     assert (number.value, number.max, verdict.value) == (1, 1, "keep")
     verdict.value = "as found"
     assert saved == [{"b": "drop", "a": "keep"}, {"b": "drop"}]
+
+
+def test_a_verdict_that_cannot_be_saved_is_taken_back_and_said(published):
+    full, decisions = [True], {"a": "drop", "b": "drop"}
+
+    def save(made):
+        if full:
+            raise OSError("No space <left> on device")
+
+    kind, number, verdict, said, shown = judged(published, decisions, save)
+    verdict.value = "keep"
+    assert (verdict.value, list(decisions.items())) == ("drop", [("a", "drop"), ("b", "drop")])
+    assert (said.value, shown.layout.display) == ("a is grey: drop<br>No space &lt;left&gt; on device", None)
+    verdict.value = "as found"
+    assert (verdict.value, decisions["a"]) == ("drop", "drop")
+    full.clear()
+    verdict.value = "keep"
+    assert (verdict.value, decisions["a"], said.value) == ("keep", "keep", "a is grey: drop")
+
+
+def test_the_page_hears_that_a_verdict_was_taken_back(published, monkeypatch):
+    def save(made):
+        raise OSError("No space left on device")
+
+    verdict, sent = judged(published, {}, save)[2], []
+    monkeypatch.setattr(verdict, "send_state", lambda key=None: sent.append((key, verdict.index)))
+    verdict.set_state({"index": 1})
+    assert (verdict.value, verdict.index) == ("as found", 0)
+    assert ("index", 0) in sent or ({"index"}, 0) in sent
+
+
+def test_a_finding_that_cannot_be_drawn_is_said_in_place_of_its_picture(published):
+    def drawn(finding):
+        axes = draw(1 + finding["row"], finding["name"])
+        if finding["name"] == "b":
+            raise ValueError("b is torn")
+        return axes
+
+    decisions = {"b": "drop"}
+    kind, number, verdict, said, shown = judged(published, decisions, lambda made: None, drawn)
+    kind.value = "twin"
+    for choice in ("drop", "keep"):  # it can be judged all the same
+        verdict.value = choice
+        assert (verdict.value, decisions["b"]) == (choice, choice)
+        assert (said.value, shown.layout.display) == ("b is c: review<br>b is torn", "none")
+    number.value = 2
+    assert (verdict.value, said.value, shown.layout.display) == ("as found", "c is b: drop", None)
+    assert shown.value == plotting.png(draw(3, "c"))
+    assert plt.get_fignums() == []
+
+
+def test_a_first_finding_that_cannot_be_drawn_is_raised_where_all_is_published(published):
+    with pytest.raises(ZeroDivisionError):
+        judged(published, {}, lambda made: None, lambda finding: 1 / 0)
+    assert published == []
 
 
 class Sketch:
@@ -222,6 +303,7 @@ def test_what_the_answer_raises_is_said_in_its_place(published):
     sketch = Sketch(published, BLACK, EXAMPLE)
     sketch.asked = None
     sketch.mouse((10, 10), (90, 90))
+    assert plt.get_fignums() == []
     assert (sketch.said.value, sketch.shown.layout.display) == ("'NoneType' object has no attribute 'append'", "none")
 
 

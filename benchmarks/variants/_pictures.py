@@ -17,6 +17,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, required=True, help="with grey/, jpeg/ and what belongs to them")
     parser.add_argument("--kind", choices=KINDS, required=True)
     parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--threads", type=int, required=True, help="of the decoder alone; workers of the loaders")
     parser.add_argument("--how", help="of Keras: directory or pydataset")
     return parser.parse_args()
 

@@ -1,6 +1,5 @@
-"""What all variants share: their arguments, the pictures, and how a result is timed and printed."""
+"""What all variants share: the pictures, and how a result is timed and printed."""
 
-import argparse
 import json
 import re
 import time
@@ -9,16 +8,8 @@ from pathlib import Path
 import numpy as np
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--data", required=True, help=".npz with train_images, train_labels, test_images, test_labels")
-    parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--same-batch", action="store_true", help="not the library's own batch size, but --batch")
-    return parser.parse_args()
-
-
 def arrays(path: str) -> list[np.ndarray]:
+    """Returns train_images, train_labels, test_images and test_labels of an .npz."""
     with np.load(path) as archive:
         return [archive[f"{part}_{kind}"] for part in ("train", "test") for kind in ("images", "labels")]
 

@@ -6,7 +6,6 @@ no more around it than it needs: it imports nothing of ours, and keeps no answer
 """
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ parser.add_argument("--ours")
 parser.add_argument("--bare")
 parser.add_argument("--keras")
 parser.add_argument("--data", required=True)
+parser.add_argument("--threads", required=True, type=int, help="of the bare runtime")
 parser.add_argument("--answers", required=True, help="folder for the classes of the first pictures")
 options = parser.parse_args()
 
@@ -46,7 +46,7 @@ def bare() -> tuple[Callable[[], int], Callable[[], np.ndarray]]:
     from ai_edge_litert.interpreter import Interpreter
 
     images = np.load(Path(options.data) / "images.npy", mmap_mode="r")
-    interpreter = Interpreter(options.bare, num_threads=len(os.sched_getaffinity(0)))
+    interpreter = Interpreter(options.bare, num_threads=options.threads)
     (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def answered(pictures: np.ndarray, *, resize: bool) -> np.ndarray:

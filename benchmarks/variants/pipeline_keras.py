@@ -58,7 +58,7 @@ if task.how == "directory":
     plain = next(iter(directory(False)))[0]
 else:
     pictures = Pictures()
-    with ThreadPoolExecutor(2) as pool:  # what `fit` does with `workers=2`
+    with ThreadPoolExecutor(task.threads) as pool:  # what `fit` does with so many `workers`
         figures = _pictures.speed(lambda: pool.map(pictures.__getitem__, range(len(pictures))), task.passes)
     plain = np.stack([pictures.read(row) for row in range(_pictures.COMPARED)])
 _task.report(**figures, **_pictures.differences(task.folder, task.kind, plain))

@@ -1,4 +1,4 @@
-"""A PyTorch `DataLoader` with two workers that augments picture by picture; Pillow decodes JPEG files."""
+"""A PyTorch `DataLoader` with a worker a core that augments picture by picture; Pillow decodes JPEG files."""
 
 import _pictures
 import _task
@@ -31,7 +31,7 @@ class Pictures(Dataset):
 
 
 pictures = Pictures()
-loader = DataLoader(pictures, batch_size=batch, shuffle=True, num_workers=2, persistent_workers=True)
+loader = DataLoader(pictures, batch_size=batch, shuffle=True, num_workers=task.threads, persistent_workers=True)
 figures = _pictures.speed(lambda: loader, task.passes)
 plain = np.stack([pictures.read(row) for row in range(_pictures.COMPARED)])
 _task.report(**figures, **_pictures.differences(task.folder, task.kind, plain))

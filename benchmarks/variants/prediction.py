@@ -1,7 +1,6 @@
 """One picture after the other through one runtime; `--peer make` trains the model and writes it in each format."""
 
 import argparse
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +14,9 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--peer", required=True)
 parser.add_argument("--models", required=True, type=Path, help="folder of the model files")
 parser.add_argument("--data", required=True, help=".npz, see _task")
+parser.add_argument("--threads", required=True, type=int)
 options = parser.parse_args()
 images, labels, test_images, _ = _task.arrays(options.data)
-cores = len(os.sched_getaffinity(0))
 
 
 def make() -> None:
@@ -54,7 +53,7 @@ def logits() -> Callable[[np.ndarray], np.ndarray]:
 def litert() -> Callable[[np.ndarray], np.ndarray]:
     from ai_edge_litert.interpreter import Interpreter
 
-    interpreter = Interpreter(str(options.models / "model.tflite"), num_threads=cores)
+    interpreter = Interpreter(str(options.models / "model.tflite"), num_threads=options.threads)
     interpreter.allocate_tensors()
     (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
 
@@ -70,7 +69,7 @@ def onnx() -> Callable[[np.ndarray], np.ndarray]:
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = cores
+    settings.intra_op_num_threads = options.threads
     session = onnxruntime.InferenceSession(options.models / "model.onnx", settings, ["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda picture: session.run(None, {name: picture})[0]
@@ -110,4 +109,7 @@ else:
     ask = peers[options.peer]()
     milliseconds, peak = timed(ask), _task.peak_mb()
     np.save(options.models / f"{options.peer}.npy", np.concatenate([ask(one[None]) for one in test_images[:COMPARED]]))
-    _task.report(p50_ms=np.percentile(milliseconds, 50), p99_ms=np.percentile(milliseconds, 99), peak_mb=peak)
+    _task.report(
+        calls=len(milliseconds), p50_ms=np.percentile(milliseconds, 50), p99_ms=np.percentile(milliseconds, 99),
+        peak_mb=peak,
+    )  # fmt: skip
