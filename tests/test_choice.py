@@ -56,11 +56,12 @@ def test_a_file_of_any_number_of_bytes_fits_where_nothing_smaller_agrees_and_wit
     for size in (8001, 20_001, 24_436, 32_254):  # not all of these are a thousand times their thousandth
         files = {"big": (400, 0.93, 1.0), "int8": (size / 1000, 0.92, 0.98)}
         assert choose(files, agreement=0.95) == "int8"
-        with pytest.raises(ValueError) as refused:
+        with pytest.raises(ValueError, match="kB: raise") as refused:
             choose(files, budget=1.0)
         wanted = float(re.search(r"has ([\d.]+) kB", str(refused.value))[1])
         assert choose(files, budget=wanted) == "int8"
 
 
 def test_of_equally_accurate_files_the_smallest_is_chosen():
-    assert choose({"big": (400, 0.93, 1.0), "float16": (200, 0.93, 1.0), "int8": (100, 0.93, 1.0)}, budget=1000) == "int8"
+    files = {"big": (400, 0.93, 1.0), "float16": (200, 0.93, 1.0), "int8": (100, 0.93, 1.0)}
+    assert choose(files, budget=1000) == "int8"
