@@ -166,7 +166,7 @@ def mark_default_data(content: "nbformat.NotebookNode") -> None:  # noqa: F821
     """Puts a line before each text about the default data (tag `default-data`), for a run on other pictures."""
     for cell in content.cells:
         if "default-data" in cell.metadata.get("tags", []):
-            heading, text = re.match(r"((?:#+ .+\n+)?)(.*)", cell.source, re.DOTALL).groups()
+            heading, text = re.match(r"((?:#+ [^\n]+\n+)?)(.*)", cell.source, re.DOTALL).groups()
             cell.source = f"{heading}{_OF_DEFAULT_DATA}\n\n{text}"
 
 

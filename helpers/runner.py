@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import json
 import os
 import re
 import signal
@@ -146,7 +147,7 @@ def _run_one(notebook: Notebook, values: dict, kernel_name: str, descriptor: int
     if not error:
         executed.metadata[stamp.KEY] = stamp.make(executed, watch.seconds)
     _hide_secrets(executed, values)
-    if values.get("SOURCE"):
+    if values.get("SOURCE") or _prepared_from():
         notebooks.mark_default_data(executed)
     with artifacts.explained(folder):
         notebooks.write(executed, folder / f"{notebook.stem}.ipynb")
@@ -165,6 +166,15 @@ def _run_one(notebook: Notebook, values: dict, kernel_name: str, descriptor: int
         claimed=len(recorded),
         error=error,
     )
+
+
+def _prepared_from() -> str:
+    """Returns where the pictures come from that notebook 01 has prepared; nothing for the default ones, or for none."""
+    manifest = artifacts.outputs() / "01_data_preparation" / "dataset" / "manifest.json"
+    try:
+        return json.loads(manifest.read_text(encoding="utf-8"))["parameters"]["SOURCE"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def _hide_secrets(executed: "nbformat.NotebookNode", values: dict) -> None:  # noqa: F821

@@ -234,12 +234,12 @@ def test_a_path_of_this_machine_is_not_committed(make, place):
 
 
 def test_a_text_about_the_default_data_is_marked_behind_its_heading(make):
-    about, other = make.markdown("## Summary\n\n- It is so.", "summary"), make.markdown("Also.", "other")
+    about, other = make.markdown("## Summary\n\n- It is so.\n- Really.", "summary"), make.markdown("Also.", "other")
     plain = make.markdown("It is so.\n\nReally.", "plain")
     about.metadata["tags"] = plain.metadata["tags"] = ["default-data"]
     content = make.tiny("01_data", about, other, plain)
     notebooks.mark_default_data(content)
     marked, unmarked, second = (cell.source for cell in content.cells[-3:])
-    assert re.fullmatch(r"## Summary\n\n> \*What follows .*Fashion-MNIST\..*\*\n\n- It is so\.", marked)
+    assert re.fullmatch(r"## Summary\n\n> \*What follows .*Fashion-MNIST\..*\*\n\n- It is so\.\n- Really\.", marked)
     assert unmarked == "Also."
     assert re.fullmatch(r"> \*What follows .*\*\n\nIt is so\.\n\nReally\.", second)

@@ -403,6 +403,19 @@ def test_a_run_on_other_pictures_marks_what_is_about_the_default_data(project, m
 
 
 @pytest.mark.slow
+def test_so_does_one_that_names_no_source_where_other_pictures_are_prepared(project, make):
+    text = make.markdown("Ten classes, equally frequent.", "reading")
+    text.metadata["tags"] = ["default-data"]
+    make.write_notebooks(project, n02_more=make.tiny("02_more", text))
+    manifest = artifacts.outputs() / "01_data_preparation" / "dataset" / "manifest.json"
+    for prepared_from, marked in (("", False), ("pets", True)):
+        artifacts.write_json(manifest, {"parameters": {"SOURCE": prepared_from}})
+        assert runner.run() == 0
+        ran = nbformat.read(artifacts.outputs() / "02_more" / "02_more.ipynb", as_version=4)
+        assert any("the default data, Fashion-MNIST" in cell.source for cell in ran.cells) == marked
+
+
+@pytest.mark.slow
 def test_a_password_in_an_address_is_not_written_down(project, make):
     content = make.tiny("01_data", parameters='SOURCE = ""  # where from', rules="SOURCE=str")
     content.cells[-1].source = content.cells[-1].source.replace("used)", "{})")
