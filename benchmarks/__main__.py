@@ -106,7 +106,6 @@ def _measure(name: str, asked: dict) -> bool:
     try:
         module = importlib.import_module(f"benchmarks.{BENCHMARKS[name][0]}")
         found = module.measure(**asked)
-        found = found if isinstance(found, results.Result) else results.Result(**found)
         taken = {"date": datetime.date.today().isoformat(), "seconds": round(time.perf_counter() - begun),
                  "commit": _commit()}  # fmt: skip
         found = dataclasses.replace(found, taken=taken)

@@ -21,27 +21,27 @@ def training_flop(model: object) -> int:
     return 6 * sum(products) - 2 * products[0]
 
 
-def peak_flops(dtype: str = "float32", *, side: int = 2048) -> float:
+def peak_flops(dtype: str = "float32") -> float:
     """Measures the operations a second of a large product of matrices in Keras's backend."""
     import keras
 
-    random = np.random.default_rng(0)
+    side, random = 2048, np.random.default_rng(0)
     one, other = (keras.ops.cast(random.random((side, side), np.float32), dtype) for _ in range(2))
     seconds = fastest(lambda: float(keras.ops.matmul(one, other)[0, 0]))
     return 2 * side**3 / seconds
 
 
-def copy_bandwidth(*, megabytes: int = 256) -> float:
+def copy_bandwidth() -> float:
     """Measures the bytes a second of a copy in memory by one core, those read and those written."""
-    source, target = (np.ones(megabytes * 2**20, np.uint8) for _ in range(2))
+    source, target = (np.ones(2**28, np.uint8) for _ in range(2))
     return 2 * source.nbytes / fastest(lambda: np.copyto(target, source))
 
 
-def fastest(work: Callable[[], object], *, times: int = 7) -> float:
-    """Returns the seconds of the fastest of several runs, after one that warms up."""
+def fastest(work: Callable[[], object]) -> float:
+    """Returns the seconds of the fastest of seven runs, after one that warms up."""
     work()
     seconds = []
-    for _ in range(times):
+    for _ in range(7):
         begun = time.perf_counter()
         work()
         seconds.append(time.perf_counter() - begun)

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import psutil
+
 from benchmarks import side_by_side
 from helpers import artifacts, processor
 
@@ -102,22 +104,21 @@ def ratio(
 
 
 def compare(
-    what: str, unit: str, values: dict[str, list[float]], *, ours: str = OURS, less_is_better: bool = False
+    what: str, unit: str, values: dict[str, list[float]], *, less_is_better: bool = False
 ) -> tuple[list[dict], list[dict]]:
     """Returns the rows of all peers for one figure, and the ratios of ours to each other one.
 
     Args:
         what: As in `row`.
         unit: As in `row`.
-        values: For each peer its figure of each round.
-        ours: Which of them is ours.
+        values: For each peer its figure of each round; `OURS` is one of them.
         less_is_better: As in `ratio`.
     """
     rows = [row(what, unit, found, of=name) for name, found in values.items()]
     ratios = [
-        ratio(what, name, values[ours], found, less_is_better=less_is_better, name=ours)
+        ratio(what, name, values[OURS], found, less_is_better=less_is_better)
         for name, found in values.items()
-        if name != ours
+        if name != OURS
     ]
     return rows, ratios
 
@@ -181,9 +182,9 @@ def machine(*packages: str, others: dict[str, tuple[str, ...]] | None = None) ->
         theirs = _versions(python, names)
         theirs.pop("Python")
         versions |= theirs
-    memory = _memory_gb()
+    memory = round(psutil.virtual_memory().total / 1e9)
     found = {"processor": processor.name(), "cores": processor.cores(), "system": platform.system()}
-    return {**found, **({"memory_gb": memory} if memory else {}), "versions": versions}
+    return {**found, "memory_gb": memory, "versions": versions}
 
 
 def write(name: str, result: Result) -> Path:
@@ -223,11 +224,3 @@ def growth(sizes: list[float], values: list[float]) -> list[float]:
 def _versions(python: str, packages: Iterable[str]) -> dict[str, str]:
     done = subprocess.run([python, "-c", _ASK, *packages], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
-
-
-def _memory_gb() -> int | None:
-    try:
-        line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
-    except (OSError, StopIteration):
-        return None
-    return round(int(line.split()[1]) * 1024 / 1e9)

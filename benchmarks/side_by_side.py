@@ -58,9 +58,9 @@ def fashion_mnist(pictures: int) -> Iterator[str]:
         yield path
 
 
-def wait_for(address: str, process: subprocess.Popen, log: Path, *, seconds: float = 60) -> None:
-    """Waits until an address answers; raises what the log says if the process ends or time is up."""
-    end = time.monotonic() + seconds
+def wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
+    """Waits until an address answers; raises what the log says if the process ends or a minute is over."""
+    end = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < end:
         with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
             if answer.status == 200:

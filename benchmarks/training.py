@@ -55,7 +55,8 @@ def measure(*, repeats: int, pictures: int, torch_python: str | None = None, **_
             _accuracies(pictures),
         ],
         repeats=repeats,
-        machine=_machine(torch_python),
+        machine=results.machine("tensorflow", "keras", "jax", "numpy",
+                                others={torch_python: ("torch",)} if torch_python else {}),
         rows=rows, ratios=ratios, limits=limits, goals=goals, runs=kept,
     )  # fmt: skip
 
@@ -76,11 +77,6 @@ def _variants(torch_python: str | None) -> dict[str, tuple[str, str, dict[str, s
     else:
         print("  PyTorch is not compared: name a Python that has it with --torch-python.", file=sys.stderr)
     return found
-
-
-def _machine(torch_python: str | None) -> dict:
-    others = {torch_python: ("torch",)} if torch_python else {}
-    return results.machine("tensorflow", "keras", "jax", "numpy", others=others)
 
 
 def _check(runs: dict[str, list[dict]], title: str, *, judge: bool) -> None:

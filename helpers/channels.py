@@ -67,16 +67,15 @@ def groups(model: keras.Model) -> list[Group]:
     return [Group(name, tuple(producers), len(ids)) for name, (producers, ids) in _Graph(model).groups().items()]
 
 
-def scores(model: keras.Model, *, norm: str = "l2") -> dict[str, np.ndarray]:
+def scores(model: keras.Model) -> dict[str, np.ndarray]:
     """Returns how much each channel matters, by the size of the weights that make it.
 
-    It is the norm of a channel's filter over all producers of its group. Where batch normalization
+    It is the L2 norm of a channel's filter over all producers of its group. Where batch normalization
     follows a producer, directly or behind layers without weights and with no other way out, the filter
     is as large as it arrives: times |gamma| / sqrt(variance + epsilon).
 
     Args:
         model: As for `groups`.
-        norm: `"l2"` or `"l1"`.
 
     Returns:
         float64 of shape (channels,) by the name of each group.
@@ -85,18 +84,14 @@ def scores(model: keras.Model, *, norm: str = "l2") -> dict[str, np.ndarray]:
         Li et al., 2017, https://arxiv.org/abs/1608.08710 and
         Liu et al., 2017, https://arxiv.org/abs/1708.06519
     """
-    powers = {"l1": 1, "l2": 2}
-    if norm not in powers:
-        raise ValueError(f"norm is one of {', '.join(powers)}; received {norm!r}.")
-    graph, power = _Graph(model), powers[norm]
-    found = {}
+    graph, found = _Graph(model), {}
     for name, (producers, ids) in graph.groups().items():
         sums = np.zeros(len(graph.parents))
         for producer in producers:
             kernel = _kernel(graph.layers[producer])
             filters = kernel.reshape(-1, kernel.shape[-1]) * _gain(graph, producer)  # (summed, channels)
-            np.add.at(sums, graph.channels(producer), np.sum(np.abs(filters) ** power, axis=0))
-        found[name] = sums[ids] ** (1 / power)
+            np.add.at(sums, graph.channels(producer), np.sum(filters**2, axis=0))
+        found[name] = np.sqrt(sums[ids])
     return found
 
 
@@ -160,15 +155,14 @@ def silence(model: keras.Model, keep: dict[str, np.ndarray]) -> None:
             layer.set_weights(weights[:first] + [np.where(stays, part, 0) for part in weights[first:]])
 
 
-def shrink(model: keras.Model, *, share: float, least: int = 1, multiple: int = 1) -> keras.Model:
+def shrink(model: keras.Model, *, share: float, multiple: int = 1) -> keras.Model:
     """Returns a model without the channels of the lowest `scores`, the same share of every group.
 
     Train it on for a while: what is left has to make up for what has gone.
 
     Args:
         model: As for `groups`; it is not changed.
-        share: Share of each group's channels to remove, in `[0, 1)`.
-        least: Channels that each group keeps in any case.
+        share: Share of each group's channels to remove, in `[0, 1)`; each group keeps at least one.
         multiple: The number kept is the nearest multiple of this, such as 16 for processors that
             compute with so many at once; not in groups of less than twice as many channels.
 
@@ -182,15 +176,15 @@ def shrink(model: keras.Model, *, share: float, least: int = 1, multiple: int = 
         raise ValueError(
             f"share is {share}: it is the part of the channels to remove, from 0 to below 1, a share such as 0.5."
         )
-    if least < 1 or multiple < 1:
-        raise ValueError(f"least and multiple are numbers of channels from 1; received {least} and {multiple}.")
+    if multiple < 1:
+        raise ValueError(f"multiple is a number of channels from 1; received {multiple}.")
     found, graph, keep = scores(model), _Graph(model), {}
     if not found:
         raise ValueError(f"{model.name} has no channels between its input and its outputs that could be removed.")
     for name, score in found.items():
-        count = max(len(score) - round(share * len(score)), least)
+        count = max(len(score) - round(share * len(score)), 1)
         if len(score) >= 2 * multiple:
-            count = max(math.floor(count / multiple + 0.5), math.ceil(least / multiple)) * multiple
+            count = max(math.floor(count / multiple + 0.5), 1) * multiple
         count = min(count, len(score))
         keep[name] = np.zeros(len(score), bool)
         keep[name][np.argsort(score, kind="stable")[len(score) - count :]] = True

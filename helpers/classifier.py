@@ -79,10 +79,8 @@ class Classifier:
             picture = picture[..., 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture
             if picture.shape == (height, width, channels)[: picture.ndim] and (picture.ndim == 3) == (channels == 3):
                 return picture.reshape(height, width, channels)
-            image = pictures.Image.fromarray(picture)
-        else:
-            image = pictures.upright(pictures.header(picture, max_pixels=max_pixels), at_least=(height, width))
-        return pictures.fit(image, (height, width), channels)
+            return pictures.fit(pictures.Image.fromarray(picture), (height, width), channels)
+        return pictures.fitted(pictures.header(picture, max_pixels=max_pixels), (height, width), channels)
 
     def answer(self, images: np.ndarray) -> Answers:
         """Classifies pictures.

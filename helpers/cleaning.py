@@ -22,14 +22,15 @@ from helpers.sources import Collection
 
 _CHUNK_BYTES = 32 * 2**20  # of pictures, or of pairs of pictures, that are looked at at a time
 _CLEAR_MAJORITY = 0.9  # share of pictures above which those that differ are odd
+_BLANK = 2.0  # standard deviation of pixels, in grey levels, up to which a picture is blank
+_SATURATED = 0.75  # share of white values from which a picture is over-exposed
+_DISTANCE = 4  # the largest of the perceptual hashes of near-duplicates, in bits
 VERDICTS = ("keep", "drop")
 _OF_A_CLASS = ("tiny class", "absent class", "alike classes")  # findings whose name is that of a class
 SPARED = ("exact duplicate", "near-duplicate", "two labels", "two splits", "blank")  # in a published test set
 
 
-def inspect(
-    collection: Collection, *, near: float = 0.995, distance: int = 4, blank: float = 2.0, saturated: float = 0.75
-) -> tuple[pd.DataFrame, np.ndarray]:
+def inspect(collection: Collection, *, near: float = 0.995) -> tuple[pd.DataFrame, np.ndarray]:
     """Runs every check on a collection.
 
     A published test set stays whole, so that results can be compared with those of others: what is
@@ -39,26 +40,23 @@ def inspect(
     Args:
         collection: What `sources.collect` returned.
         near: Correlation of pixels from which two pictures are near-duplicates.
-        distance: Largest Hamming distance of the perceptual hashes of near-duplicates.
-        blank: Standard deviation of pixels, in grey levels, up to which a picture is blank.
-        saturated: Share of white pixels from which a picture is over-exposed.
 
     Returns:
         The findings (columns as in `records.Finding`), and for each picture the number of its content:
         equal for duplicates and near-duplicates. `data.split` takes it as `groups`.
     """
     images, names, labels, splits = collection[:4]
-    is_blank = blank_pictures(names, images, limit=blank)
+    is_blank = blank_pictures(names, images)
     same = exact_groups(images)
     copies = np.flatnonzero(same != np.arange(len(images)))  # a placeholder may stand there thousands of times
-    pairs = near_pairs(images, near=near, distance=distance, ignore=[*is_blank["row"], *copies])
+    pairs = near_pairs(images, near=near, ignore=[*is_blank["row"], *copies])
     content = join(same, pairs)
     findings = pd.concat(
         [
             collection.findings,
             missing_labels(names, labels, splits),
             is_blank,
-            saturated_pictures(names, images, share=saturated),
+            saturated_pictures(names, images),
             odd_sizes(names, collection.originals, collection.images.shape[1:3]),
             odd_modes(names, collection.originals),
             exact_duplicates(names, same, splits, labels),
@@ -179,29 +177,29 @@ def read_decisions(path: str | Path) -> dict[str, str]:
         raise ValueError(f"{path} is no table with the columns name and verdict ({error}).") from None
 
 
-def missing_labels(names: np.ndarray, labels: np.ndarray, splits: np.ndarray | None = None) -> pd.DataFrame:
+def missing_labels(names: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> pd.DataFrame:
     """Finds pictures without a label (`""`), and says whether they are in none of the published splits either."""
     rows = np.flatnonzero(labels == "")
-    beside = np.zeros(len(labels), bool) if splits is None else (splits == "") & (splits != "").any()
+    beside = (splits == "") & (splits != "").any()
     why = np.where(beside, "has no label and is in no published split", "has no label")
     return _table(Finding(names[row], "missing label", "drop", str(why[row]), row=row) for row in rows)
 
 
-def blank_pictures(names: np.ndarray, images: np.ndarray, *, limit: float = 2.0) -> pd.DataFrame:
-    """Finds pictures of one colour: the standard deviation of each channel is at most `limit` grey levels."""
+def blank_pictures(names: np.ndarray, images: np.ndarray) -> pd.DataFrame:
+    """Finds pictures of one colour: the standard deviation of each channel is at most 2 grey levels."""
     spread = np.concatenate([chunk.std(axis=(1, 2)).max(axis=-1) for chunk in _chunks(images, _CHUNK_BYTES // 128)])
     return _table(
         Finding(names[row], "blank", "drop", f"is of one colour (deviation {spread[row]:.1f})", row=row)
-        for row in np.flatnonzero(spread <= limit)
+        for row in np.flatnonzero(spread <= _BLANK)
     )
 
 
-def saturated_pictures(names: np.ndarray, images: np.ndarray, *, share: float = 0.75) -> pd.DataFrame:
-    """Finds over-exposed pictures, of whose values at least `share` are white (250 and above)."""
+def saturated_pictures(names: np.ndarray, images: np.ndarray) -> pd.DataFrame:
+    """Finds over-exposed pictures, of whose values at least three quarters are white (250 and above)."""
     white = np.concatenate([(chunk >= 250).mean(axis=(1, 2, 3)) for chunk in _chunks(images)])
     return _table(
         Finding(names[row], "saturated", "review", f"is white in {white[row]:.0%} of its pixels", row=row)
-        for row in np.flatnonzero(white >= share)
+        for row in np.flatnonzero(white >= _SATURATED)
     )
 
 
@@ -241,13 +239,13 @@ def odd_modes(names: np.ndarray, originals: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def tiny_classes(labels: np.ndarray, content: np.ndarray, *, least: int = 3) -> pd.DataFrame:
+def tiny_classes(labels: np.ndarray, content: np.ndarray) -> pd.DataFrame:
     """Finds classes with fewer pictures than splits: those that look alike stay together, and count as one."""
     different = pd.DataFrame({"label": labels, "content": content})[labels != ""].drop_duplicates()
     counts = different.groupby("label").size()
     why = "has too few different pictures for every split: "
     return _table(
-        Finding(str(value), "tiny class", "review", f"{why}{count}") for value, count in counts.items() if count < least
+        Finding(str(value), "tiny class", "review", f"{why}{count}") for value, count in counts.items() if count < 3
     )
 
 
@@ -282,9 +280,9 @@ def alike_classes(labels: np.ndarray) -> pd.DataFrame:
     )
 
 
-def contents(images: np.ndarray, *, near: float = 0.995, distance: int = 4) -> np.ndarray:
+def contents(images: np.ndarray) -> np.ndarray:
     """Returns for each picture the number of its content, as `inspect` does: equal for those that look alike."""
-    return join(exact_groups(images), near_pairs(images, near=near, distance=distance))
+    return join(exact_groups(images), near_pairs(images))
 
 
 def exact_groups(images: np.ndarray) -> np.ndarray:
@@ -294,9 +292,7 @@ def exact_groups(images: np.ndarray) -> np.ndarray:
     return np.array([first.setdefault(digest, row) for row, digest in enumerate(digests)], np.int64)
 
 
-def exact_duplicates(
-    names: np.ndarray, groups: np.ndarray, splits: np.ndarray | None = None, labels: np.ndarray | None = None
-) -> pd.DataFrame:
+def exact_duplicates(names: np.ndarray, groups: np.ndarray, splits: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     """Finds pictures that have the pixels of another; of each group the one stays that no other check drops.
 
     That is one with a label, and of these one of the test set if it has any, or else of the validation set.
@@ -304,13 +300,11 @@ def exact_duplicates(
     Args:
         names: Name of each picture.
         groups: What `exact_groups` returned.
-        splits: Published split of each picture, if there is one.
+        splits: Published split of each picture, `""` where there is none.
         labels: Class name of each picture, `""` where there is none.
     """
-    unlabelled = np.zeros(len(names), bool) if labels is None else labels == ""
-    splits = np.full(len(names), "") if splits is None else splits
     rank = np.select([splits == "test", splits == "validation"], [0, 1], 2)
-    order = np.lexsort((np.arange(len(names)), rank, unlabelled, groups))  # by group, the one that stays first
+    order = np.lexsort((np.arange(len(names)), rank, labels == "", groups))  # by group, the one that stays first
     is_first = np.append(True, groups[order][1:] != groups[order][:-1])
     stays = order[is_first][np.cumsum(is_first) - 1]
     return _table(
@@ -399,9 +393,7 @@ def _phash(images: np.ndarray) -> np.ndarray:
     return np.packbits(bits, axis=1).view(">u8").astype(np.uint64)[:, 0]
 
 
-def near_pairs(
-    images: np.ndarray, *, near: float = 0.995, distance: int = 4, window: int = 2000, ignore: Iterable[int] = ()
-) -> np.ndarray:
+def near_pairs(images: np.ndarray, *, near: float = 0.995, ignore: Iterable[int] = ()) -> np.ndarray:
     """Finds pairs of pictures that look the same, without comparing each with each.
 
     A candidate (see `candidate_pairs`) counts if its pixels correlate, which leaves brightness and contrast aside.
@@ -409,15 +401,13 @@ def near_pairs(
     Args:
         images: uint8, shape (n, height, width, channels).
         near: Smallest correlation of the pixels.
-        distance: Largest Hamming distance of the perceptual hashes.
-        window: As for `candidate_pairs`.
         ignore: Positions of pictures to leave out, such as blank ones, whose correlation is noise.
 
     Returns:
         int64, shape (pairs, 2), sorted, the smaller position first.
     """
     rows = np.setdiff1d(np.arange(len(images)), np.asarray(list(ignore), np.int64))
-    candidates = rows[candidate_pairs(phash(images)[rows], distance=distance, window=window)]
+    candidates = rows[candidate_pairs(phash(images)[rows], distance=_DISTANCE)]
     if len(candidates) > len(images):  # many look alike, and few of them this much
         candidates = candidates[_may_correlate(images, candidates, near)]
     return candidates[correlations(images, candidates) >= near]

@@ -1,6 +1,5 @@
 """Weight sharing: a kernel of few distinct values is a small codebook and one short code for each weight."""
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import keras
@@ -130,32 +129,24 @@ def coded_bytes(codes: np.ndarray) -> float:
     return entropy(codes) * np.size(codes) / 8
 
 
-def cluster_model(
-    model: keras.Model, count: int, *, keep_zeros: bool = True, leave: Iterable[str] = ()
-) -> dict[str, Clusters]:
+def cluster_model(model: keras.Model, count: int, *, keep_zeros: bool = True) -> dict[str, Clusters]:
     """Gives each kernel of a model a codebook of its own, and its weights the values in it.
 
     Args:
         model: A built model; its kernels are changed.
         count: Number of clusters in each kernel.
         keep_zeros: Whether pruned weights stay exactly 0.
-        leave: Names of kernels, as in `pruning.kernels`, to leave as they are.
 
     Returns:
         Clusters by the name of the kernel; `Shared` keeps them in training.
 
     Raises:
-        ValueError: If `leave` names what is not there, or `cluster` refuses a kernel.
+        ValueError: If `cluster` refuses a kernel.
     """
-    kernels, leave = pruning.kernels(model), {leave} if isinstance(leave, str) else set(leave)
-    if leave - set(kernels):
-        raise ValueError(
-            f"leave names {', '.join(sorted(leave - set(kernels)))}; the kernels are {', '.join(kernels)}."
-        )
+    kernels = pruning.kernels(model)
     found = {
         name: cluster(keras.ops.convert_to_numpy(kernel), count, keep_zeros=keep_zeros)
         for name, kernel in kernels.items()
-        if name not in leave
     }
     for name, clusters in found.items():
         kernels[name].assign(restore(clusters))

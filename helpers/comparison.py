@@ -93,14 +93,13 @@ def run(
     return Results(pd.concat(histories, ignore_index=True), arrays)
 
 
-def first_to_reach(runs: pd.DataFrame, target: float, *, by: list[str], metric: str = "val_accuracy") -> pd.DataFrame:
-    """Returns for each run the first epoch whose metric is at least `target`, and the seconds until its end.
+def first_to_reach(runs: pd.DataFrame, target: float, *, by: list[str]) -> pd.DataFrame:
+    """Returns for each run the first epoch whose `val_accuracy` is at least `target`, and the seconds until its end.
 
     Args:
         runs: As `run` returns them.
         target: What must be reached.
         by: Columns that tell runs apart.
-        metric: Column that must reach it.
 
     Returns:
         Indexed by `by`: `epochs` and `seconds`, not a number for a run that never got there.
@@ -115,13 +114,13 @@ def first_to_reach(runs: pd.DataFrame, target: float, *, by: list[str], metric: 
     """
 
     def reach(run: pd.DataFrame) -> pd.Series:
-        there = (run[metric] >= target).to_numpy()
+        there = (run["val_accuracy"] >= target).to_numpy()
         if not there.any():
             return pd.Series({"epochs": np.nan, "seconds": np.nan})
         count = int(there.argmax()) + 1
         return pd.Series({"epochs": float(run["epoch"].iloc[count - 1]), "seconds": run["seconds"].iloc[:count].sum()})
 
-    return runs.groupby(by, sort=False, dropna=False)[["epoch", "seconds", metric]].apply(reach)
+    return runs.groupby(by, sort=False, dropna=False)[["epoch", "seconds", "val_accuracy"]].apply(reach)
 
 
 def _outcome(train: Callable, row: dict) -> tuple[pd.DataFrame, dict]:

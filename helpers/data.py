@@ -78,13 +78,6 @@ class DataSet:
             indices = np.random.default_rng(0).permutation(indices)[:at_most]
         return Rows(self.images, indices), self.labels[indices]
 
-    def counts(self) -> dict[str, np.ndarray]:
-        """Returns for each split the number of pictures of each class, in the order of `classes`."""
-        return {
-            name: np.bincount(self.labels[indices], minlength=len(self.classes))
-            for name, indices in self.splits.items()
-        }
-
     @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels of a picture."""

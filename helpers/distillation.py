@@ -22,10 +22,10 @@ def soft_targets(logits: np.ndarray, temperature: float) -> np.ndarray:
     >>> soft_targets(np.log([[1.0, 9.0]]), 1.0).round(2), soft_targets(np.log([[1.0, 9.0]]), 2.0).round(2)
     (array([[0.1, 0.9]]), array([[0.25, 0.75]]))
     """
+    from scipy.special import softmax
+
     _check(temperature=temperature)
-    scaled = np.asarray(logits, np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    return softmax(np.asarray(logits, np.float64) / temperature, axis=-1)
 
 
 def distillation_loss(student_logits, teacher_logits, *, temperature: float):

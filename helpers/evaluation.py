@@ -1,6 +1,5 @@
 """How good predictions are, and how sure we may be of it: from labels and predictions alone."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -229,34 +228,8 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float:
     return float(np.exp(optimize.minimize_scalar(loss, bounds=(-3, 3), options={"xatol": 1e-6}).x))
 
 
-def bootstrap_interval(
-    values: np.ndarray,
-    *,
-    statistic: Callable[[np.ndarray], float] = np.mean,
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Returns a statistic with its percentile interval over resamples of the rows of `values`.
-
-    Args:
-        values: First axis: what is drawn again with replacement, such as pictures.
-        statistic: Takes an array like `values`, returns a number.
-        confidence: Share of the resamples inside the interval.
-        resamples: How often to draw.
-        seed: Seed of the draws.
-    """
-    values = np.asarray(values)
-    random = np.random.default_rng(seed)
-    drawn = [statistic(values[random.integers(0, len(values), len(values))]) for _ in range(resamples)]
-    low, high = np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return Interval(float(statistic(values)), float(low), float(high))
-
-
-def paired_bootstrap(
-    first: np.ndarray, second: np.ndarray, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> Interval:
-    """Returns how much better `first` is than `second` on the same pictures, with its interval.
+def paired_bootstrap(first: np.ndarray, second: np.ndarray, *, resamples: int = 2000) -> Interval:
+    """Returns how much better `first` is than `second` on the same pictures, with its 95% percentile interval.
 
     Both models see the same pictures, so each resample draws pictures and takes both answers: what
     makes a picture hard for both cancels, and the interval is far narrower than two single ones.
@@ -264,9 +237,7 @@ def paired_bootstrap(
     Args:
         first: Whether model one was right on each picture (or its loss there), shape (n,).
         second: The same for model two.
-        confidence: Share of the resamples inside the interval.
-        resamples: How often to draw.
-        seed: Seed of the draws.
+        resamples: How often to draw the pictures anew, with replacement.
 
     Raises:
         ValueError: If the two are not about the same number of pictures.
@@ -274,7 +245,11 @@ def paired_bootstrap(
     first, second = np.asarray(first, float), np.asarray(second, float)
     if first.shape != second.shape:
         raise ValueError(f"A pair is about the same pictures; received {len(first)} and {len(second)} of them.")
-    return bootstrap_interval(first - second, confidence=confidence, resamples=resamples, seed=seed)
+    difference, random = first - second, np.random.default_rng(0)
+    size = len(difference)
+    drawn = [difference[random.integers(0, size, size)].mean() for _ in range(resamples)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(float(difference.mean()), float(low), float(high))
 
 
 def surest_mistakes(labels: np.ndarray, probabilities: np.ndarray, *, count: int = 16) -> np.ndarray:

@@ -55,11 +55,8 @@ def install(prefix: str | Path | None = None, *, user: bool = False) -> Path:
         user: Install for the user instead, seen from every environment.
 
     Raises:
-        ValueError: If both `prefix` and `user` are given.
         OSError: If the folder cannot be written.
     """
-    if prefix is not None and user:
-        raise ValueError("Received both --prefix and --user: name one place to install the kernel into.")
     if user:
         from jupyter_core.paths import jupyter_data_dir
 

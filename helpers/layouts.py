@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from helpers import artifacts, registry
 
@@ -35,7 +36,7 @@ ENTRYPOINT {command}
 _TRITON = """\
 name: "{name}"
 backend: "onnxruntime"
-max_batch_size: {largest}
+max_batch_size: 64
 input [ {{ name: "{source}", data_type: TYPE_{source_type}, dims: {source_dims} }} ]
 output [ {{ name: "{target}", data_type: TYPE_{target_type}, dims: {target_dims}, label_filename: "labels.txt" }} ]
 dynamic_batching {{ }}
@@ -45,8 +46,8 @@ version_policy: {{ latest: {{ num_versions: 2 }} }}
 _TRITON_TYPES = {"FLOAT16": "FP16", "BFLOAT16": "BF16", "FLOAT": "FP32", "DOUBLE": "FP64"}  # others as in ONNX
 
 
-def tensorflow_serving(saved_model: str | Path, folder: str | Path, *, name: str, version: int = 1) -> Path:
-    """Writes a model base path for TensorFlow Serving: `<name>/<version>/saved_model.pb` and a `models.config`.
+def tensorflow_serving(saved_model: str | Path, folder: str | Path, *, name: str) -> Path:
+    """Writes a model base path for TensorFlow Serving: `<name>/1/saved_model.pb` and a `models.config`.
 
     Start it there with `tensorflow_model_server --model_config_file=models.config --rest_api_port=8501`.
 
@@ -54,7 +55,6 @@ def tensorflow_serving(saved_model: str | Path, folder: str | Path, *, name: str
         saved_model: Folder of a SavedModel.
         folder: Where to write; replaced as a whole.
         name: The model's name in addresses.
-        version: Its number.
 
     Returns:
         The folder.
@@ -65,9 +65,9 @@ def tensorflow_serving(saved_model: str | Path, folder: str | Path, *, name: str
     saved_model = Path(saved_model)
     if not (saved_model / "saved_model.pb").is_file():
         raise ValueError(f"{saved_model} is no SavedModel: export the model to a name without a suffix.")
-    _check(name, version)
+    _check(name)
     with artifacts.writing_folder(folder) as partial:
-        shutil.copytree(saved_model, partial / name / str(version))
+        shutil.copytree(saved_model, partial / name / "1")
         entry = (
             f'config {{ name: "{name}", base_path: "{Path(folder).absolute() / name}", model_platform: "tensorflow" }}'
         )
@@ -75,10 +75,8 @@ def tensorflow_serving(saved_model: str | Path, folder: str | Path, *, name: str
     return Path(folder)
 
 
-def triton(
-    onnx_file: str | Path, folder: str | Path, *, name: str, classes: list[str], version: int = 1, largest: int = 64
-) -> Path:
-    """Writes a model repository for Triton: `<name>/config.pbtxt`, `<name>/labels.txt`, `<name>/<version>/model.onnx`.
+def triton(onnx_file: str | Path, folder: str | Path, *, name: str, classes: list[str]) -> Path:
+    """Writes a model repository for Triton: `<name>/config.pbtxt`, `<name>/labels.txt`, `<name>/1/model.onnx`.
 
     Start it with `tritonserver --model-repository=<folder>`.
 
@@ -87,17 +85,13 @@ def triton(
         folder: Where to write; replaced as a whole.
         name: The model's name in addresses.
         classes: Class names, in the order of the logits.
-        version: Its number.
-        largest: The most pictures in one call.
 
     Raises:
-        ValueError: If the file is no such model or has its weights in other files, or a name or a number cannot be one.
+        ValueError: If the file is no such model or has its weights in other files, or a name cannot be one.
     """
     import onnx
 
-    _check(name, version)
-    if largest < 1:
-        raise ValueError(f"largest is the most pictures in one call, from 1; received {largest}.")
+    _check(name)
     for label in classes:
         if "\n" in label:
             raise ValueError(f"labels.txt holds a class name a line; received {label!r}: take the line break out.")
@@ -112,7 +106,7 @@ def triton(
             f"{onnx_file} has its weights in other files, and one file is copied: "
             "put them into it with onnx.save(onnx.load(path), path)."
         )
-    filled = {"name": name, "largest": largest}
+    filled = {"name": name}
     for role, tensor in (("source", source), ("target", target)):
         kind = onnx.TensorProto.DataType.Name(tensor.type.tensor_type.elem_type)
         sides = tensor.type.tensor_type.shape.dim
@@ -121,8 +115,8 @@ def triton(
     if filled["target_dims"] != [len(classes)]:
         raise ValueError(f"{onnx_file} answers for {filled['target_dims']} classes; received {len(classes)} names.")
     with artifacts.writing_folder(folder) as partial:
-        (partial / name / str(version)).mkdir(parents=True)
-        shutil.copyfile(onnx_file, partial / name / str(version) / "model.onnx")
+        (partial / name / "1").mkdir(parents=True)
+        shutil.copyfile(onnx_file, partial / name / "1" / "model.onnx")
         (partial / name / "config.pbtxt").write_text(_TRITON.format(**filled), encoding="utf-8")
         (partial / name / "labels.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
     return Path(folder)
@@ -172,7 +166,7 @@ def serving_requirements() -> str:
     for block in re.split(r"\n(?=[A-Za-z0-9])", lock):
         if found := re.match(r"([A-Za-z0-9._-]+)(\[[^]]*\])?==", block):
             lines = [line for line in block.splitlines() if not line.lstrip().startswith("#")]
-            blocks.setdefault(_canonical(found[1]), []).append("\n".join(lines).rstrip())
+            blocks.setdefault(canonicalize_name(found[1]), []).append("\n".join(lines).rstrip())
     needed = _closure([Requirement(text) for text in _SERVING])
     missing = sorted(needed - blocks.keys())
     if missing:
@@ -187,7 +181,7 @@ def _closure(wanted: list[Requirement]) -> set[str]:
     while wanted:
         one = wanted.pop()
         for extra in ("", *one.extras):
-            key = _canonical(one.name), extra
+            key = canonicalize_name(one.name), extra
             if key in seen:
                 continue
             seen.add(key)
@@ -199,12 +193,6 @@ def _closure(wanted: list[Requirement]) -> set[str]:
     return found
 
 
-def _canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _check(name: str, version: int) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name) or version < 1:
-        raise ValueError(
-            f"A model has a name of letters, digits, - and _, and a number from 1; received {name!r}, {version}."
-        )
+def _check(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+        raise ValueError(f"A model has a name of letters, digits, - and _; received {name!r}.")

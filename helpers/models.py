@@ -43,7 +43,6 @@ def classic_cnn(
     filters: tuple[int, ...] = (32, 64),
     units: int = 128,
     dropout: float = 0.0,
-    regularizer: keras.Regularizer | str | None = None,
 ) -> keras.Model:
     """Builds the classic stack: convolutions of 3x3 with pooling, one dense layer, the classes.
 
@@ -52,11 +51,11 @@ def classic_cnn(
     """
     inputs, x = _pixels(input_shape)
     for width in filters:
-        x = keras.layers.Conv2D(width, 3, padding=_padding(x), kernel_regularizer=regularizer)(x)
+        x = keras.layers.Conv2D(width, 3, padding=_padding(x))(x)
         x = _pool(x)
         x = keras.layers.ReLU()(x)
     x = keras.layers.Flatten()(x)
-    x = keras.layers.Dense(units, activation="relu", kernel_regularizer=regularizer)(x)
+    x = keras.layers.Dense(units, activation="relu")(x)
     if dropout:
         x = keras.layers.Dropout(dropout)(x)
     return keras.Model(inputs, _logits(x, classes), name="classic_cnn")

@@ -331,8 +331,8 @@ def quadratic(*, condition: float = 25.0, angle: float = 0.0) -> Surface:
     )
 
 
-def rosenbrock(*, steepness: float = 100.0) -> Surface:
-    """Returns a bent ravine with a nearly flat floor: `(1 - x)**2 + steepness * (y - x**2)**2`.
+def rosenbrock() -> Surface:
+    """Returns a bent ravine with a nearly flat floor: `(1 - x)**2 + 100 * (y - x**2)**2`.
 
     Example:
 
@@ -345,11 +345,11 @@ def rosenbrock(*, steepness: float = 100.0) -> Surface:
 
     def value(w: Array) -> Array:
         x, y = np.moveaxis(np.asarray(w), -1, 0)
-        return (1 - x) ** 2 + steepness * (y - x**2) ** 2
+        return (1 - x) ** 2 + 100.0 * (y - x**2) ** 2
 
     def gradient(w: Array) -> Array:
         x, y = np.moveaxis(np.asarray(w), -1, 0)
-        return np.stack([-2 * (1 - x) - 4 * steepness * x * (y - x**2), 2 * steepness * (y - x**2)], axis=-1)
+        return np.stack([-2 * (1 - x) - 400.0 * x * (y - x**2), 200.0 * (y - x**2)], axis=-1)
 
     return Surface(value, gradient, minimum=np.ones(2), start=np.array([-1.2, 1.0]))
 

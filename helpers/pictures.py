@@ -81,22 +81,14 @@ def decode(picture: bytes, *, max_pixels: int = DEFAULT_LIMITS.pixels) -> Image.
     Raises:
         UnreadablePicture: If it is of another format, damaged, cut short or too large.
     """
-    return upright(header(picture, max_pixels=max_pixels))
-
-
-def upright(image: Image.Image, at_least: tuple[int, int] | None = None) -> Image.Image:
-    """Decodes what `header` opened; arguments, result and errors as for `decode`.
-
-    Args:
-        image: What `header` returned.
-        at_least: Height and width that the caller will scale it down to: a JPEG is then decoded
-            at an eighth, a quarter or half its size where that is enough, which is much faster.
-    """
-    return _decoded(image, at_least, _eight_bits)
+    return _decoded(header(picture, max_pixels=max_pixels), None, _eight_bits)
 
 
 def fitted(image: Image.Image, size: tuple[int, int], channels: int) -> np.ndarray:
-    """Decodes what `header` opened and brings it to size; arguments, result and errors as for `upright` and `fit`."""
+    """Decodes what `header` opened and brings it to size; arguments, result and errors as for `decode` and `fit`.
+
+    A JPEG is decoded at an eighth, a quarter or half its size where that is enough, which is much faster.
+    """
     return _decoded(image, size, lambda whole: fit(_eight_bits(whole), size, channels))
 
 
@@ -181,7 +173,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
         asked.info = image.info
     try:
         lying = asked is not None and asked.getexif().get(_ORIENTATION, 1) in range(5, 9)
-    except Exception:  # damaged EXIF makes Pillow raise whatever it stumbles over: `upright` says what is amiss
+    except Exception:  # damaged EXIF makes Pillow raise whatever it stumbles over: `fitted` says what is amiss
         lying = False
     return image.size if lying else image.size[::-1]
 
@@ -193,7 +185,7 @@ def is_grey(image: Image.Image) -> bool:
         try:
             swatch.putpalette(image.palette)
             colours = swatch.getpalette()
-        except ValueError:  # a damaged palette: `upright` says so
+        except ValueError:  # a damaged palette: `fitted` says so
             return False
         return len(colours) > 0 and colours[0::3] == colours[1::3] == colours[2::3]
     return image.mode in _GREY_MODES

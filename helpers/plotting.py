@@ -146,19 +146,17 @@ def image_grid(
     *,
     columns: int = 8,
     row_titles: Sequence[str] | None = None,
-    limits: tuple[float, float] | None = None,
     size: float = 0.85,
     title: str | None = None,
 ) -> np.ndarray:
     """Draws pictures in rows.
 
     Args:
-        images: Arrays of shape (height, width) or (height, width, 1 or 3); sizes may differ.
+        images: Arrays of shape (height, width) or (height, width, 1 or 3); sizes may differ. Black to white
+            is 0 to 255 for whole numbers and 0 to 1 for floats.
         titles: A short text above each picture.
         columns: Pictures in a row.
         row_titles: A text left of each row.
-        limits: The values shown as black and white; 0 to 255 for whole numbers and 0 to 1 for
-            floats if not given.
         size: Inches of a picture.
         title: Question that the whole figure answers.
 
@@ -176,7 +174,7 @@ def image_grid(
         ax.grid(False)
         ax.spines[:].set_visible(False)
     for position, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
-        _draw_picture(ax, np.asarray(image), limits)
+        _draw_picture(ax, np.asarray(image))
         if titles is not None:
             ax.set_title(_text(titles[position], longest), fontsize="x-small", loc="center", pad=2)
     for ax, text in zip(axes[:, 0], [] if row_titles is None else row_titles, strict=False):
@@ -265,8 +263,6 @@ def panels(
     y: str,
     by: str,
     order: Sequence[str],
-    columns: int = 3,
-    size: tuple[float, float] = (2.4, 1.7),
     title: str | None = None,
 ) -> np.ndarray:
     """Draws each variant in a panel of its own, with the band of its seeds, before the means of all in grey.
@@ -279,14 +275,12 @@ def panels(
         y: Column with the result.
         by: Column that names the variant.
         order: Variants in the order of the panels.
-        columns: Panels in a row.
-        size: Inches of a panel.
         title: Question that the whole figure answers.
 
     Returns:
-        Axes of shape (rows, columns).
+        Axes of shape (rows, at most 3).
     """
-    axes = _grid(len(order), columns, size, title)
+    axes = _grid(len(order), (2.4, 1.7), title)
     over_seeds = {name: runs[runs[by] == name].groupby(x)[y].agg(["mean", "min", "max"]) for name in order}
     for ax, name in zip(axes.flat, order, strict=False):
         for other in over_seeds.values():
@@ -344,26 +338,17 @@ def intervals(
     return ax
 
 
-def bars(
-    names: Sequence[str],
-    values: Sequence[float],
-    *,
-    label: str,
-    baselines: Sequence[str] = (),
-    ax: Axes | None = None,
-) -> Axes:
+def bars(names: Sequence[str], values: Sequence[float], *, label: str, ax: Axes | None = None) -> Axes:
     """Draws one horizontal bar a name with its value beside it.
 
     Args:
         names: Name of each bar.
         values: Its length.
         label: Label of the horizontal axis, with its unit.
-        baselines: Names of bars that are grey.
         ax: Where to draw; a new figure if not given.
     """
     ax = _axes(ax, height=max(1.6, 0.75 + 0.3 * len(names)))
-    colours = [BASELINE if name in baselines else COLOURS[0] for name in names]
-    drawn = ax.barh(np.arange(len(names)), values, color=colours, height=0.65)
+    drawn = ax.barh(np.arange(len(names)), values, color=COLOURS[0], height=0.65)
     ax.bar_label(drawn, labels=[_number(value) for value in values], padding=3, fontsize="small")
     ax.set_yticks(np.arange(len(names)), [_text(name) for name in names])
     ax.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
@@ -520,22 +505,21 @@ def timeline(
     return ax
 
 
-def answer(image: np.ndarray, names: Sequence[str], probabilities: Sequence[float], *, most: int = 5) -> Axes:
-    """Draws a picture beside the likeliest classes that a model sees in it.
+def answer(image: np.ndarray, names: Sequence[str], probabilities: Sequence[float]) -> Axes:
+    """Draws a picture beside the five likeliest classes that a model sees in it.
 
     Args:
         image: Shape (height, width) or (height, width, 1 or 3).
         names: Of the classes.
         probabilities: Of each, from 0 to 1.
-        most: How many classes are shown.
 
     Returns:
         The Axes of the bars.
     """
     _, (left, right) = plt.subplots(1, 2, figsize=(6, 2.2), width_ratios=(1, 1.6), layout="constrained")
-    _draw_picture(left, np.asarray(image), None)
+    _draw_picture(left, np.asarray(image))
     left.set_axis_off()
-    best = np.argsort(probabilities)[::-1][:most]
+    best = np.argsort(probabilities)[::-1][:5]
     bars([names[index] for index in best], np.round([probabilities[index] for index in best], 3),
          label="probability", ax=right)  # fmt: skip
     right.set_xlim(0, 1.18)
@@ -543,7 +527,7 @@ def answer(image: np.ndarray, names: Sequence[str], probabilities: Sequence[floa
 
 
 def class_balance(counts: dict[str, np.ndarray], classes: Sequence[str], *, ax: Axes | None = None) -> Axes:
-    """Draws how many pictures of each class each split holds, as `DataSet.counts` returns them.
+    """Draws how many pictures of each class each split holds: by its name, shape (classes,).
 
     Of more than 40 classes the 20 largest and the 20 smallest are drawn, from the largest to the smallest.
     """
@@ -574,7 +558,6 @@ def descent(
     minimum: np.ndarray,
     across: tuple[float, float],
     up: tuple[float, float],
-    columns: int = 3,
     size: tuple[float, float] = (2.2, 1.7),
     title: str | None = None,
 ) -> np.ndarray:
@@ -586,14 +569,13 @@ def descent(
         minimum: Where the surface is lowest, shape (2,).
         across: First and last value of the first weight.
         up: The same for the second.
-        columns: Panels in a row.
         size: Inches of a panel.
         title: Question that the whole figure answers.
 
     Returns:
-        Axes of shape (rows, columns).
+        Axes of shape (rows, at most 3).
     """
-    axes = _grid(len(paths), columns, size, title)
+    axes = _grid(len(paths), size, title)
     grid = np.stack(np.meshgrid(np.linspace(*across, 160), np.linspace(*up, 120)), axis=-1)
     height = np.log10(value(grid) - value(np.asarray(minimum)) + 1e-3)
     for ax, (name, path) in zip(axes.flat, paths.items(), strict=False):
@@ -637,24 +619,16 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], *, ax: Axes | N
 
 
 def reliability(
-    confidence: np.ndarray | dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
-    accuracy: np.ndarray | None = None,
-    count: np.ndarray | None = None,
-    *,
-    at_least: int = 20,
-    ax: Axes | None = None,
+    curves: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]], *, at_least: int = 20, ax: Axes | None = None
 ) -> Axes:
     """Draws accuracy over confidence with the diagonal of perfect calibration in grey.
 
     Args:
-        confidence: Mean confidence of each bin; NaN where a bin is empty. Or several curves by name, each a tuple
-            of confidence, accuracy and count, as `evaluation.reliability_curve` returns it.
-        accuracy: Share of right predictions in each bin.
-        count: Pictures in each bin; the area of a dot grows with its share of all pictures of the curve.
+        curves: By name, each a tuple of confidence, accuracy and count of its bins, as
+            `evaluation.reliability_curve` returns it. The area of a dot grows with its share of the curve's pictures.
         at_least: Bins of fewer pictures are left out: their accuracy says little.
         ax: Where to draw; a new figure if not given.
     """
-    curves = confidence if isinstance(confidence, dict) else {"raw": (confidence, accuracy, count)}
     ax = _axes(ax, width=5.6, height=3.8)
     ax.plot([0, 1], [0, 1], color=BASELINE, lw=1, label="perfectly calibrated")
     for (name, curve), colour in zip(curves.items(), itertools.cycle(COLOURS)):
@@ -668,21 +642,21 @@ def reliability(
     return ax
 
 
-def _draw_picture(ax: Axes, image: np.ndarray, limits: tuple[float, float] | None) -> None:
-    low, high = limits or ((0, 255) if image.dtype.kind in "iu" else (0, 1))
+def _draw_picture(ax: Axes, image: np.ndarray) -> None:
+    white = 255 if image.dtype.kind in "iu" else 1
     if image.ndim == 3 and image.shape[-1] == 3:
-        ax.imshow(np.clip((image.astype(float) - low) / (high - low), 0, 1))
+        ax.imshow(np.clip(image.astype(float) / white, 0, 1))
     else:
-        ax.imshow(image.reshape(image.shape[:2]), vmin=low, vmax=high)
+        ax.imshow(image.reshape(image.shape[:2]), vmin=0, vmax=white)
 
 
 def _axes(ax: Axes | None, width: float = 6, height: float = 3.5) -> Axes:
     return plt.subplots(figsize=(width, height))[1] if ax is None else ax
 
 
-def _grid(count: int, columns: int, size: tuple[float, float], title: str | None) -> np.ndarray:
-    """Returns axes of shape (rows, columns) that share their scales; what is left over at the end is hidden."""
-    columns = min(columns, count)
+def _grid(count: int, size: tuple[float, float], title: str | None) -> np.ndarray:
+    """Returns axes, 3 in a row, that share their scales; what is left over at the end is hidden."""
+    columns = min(3, count)
     rows = -(-count // columns)
     figsize = (columns * size[0], rows * size[1] + 0.3 * bool(title))
     figure, axes = plt.subplots(rows, columns, figsize=figsize, sharex=True, sharey=True, squeeze=False)

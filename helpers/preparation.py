@@ -21,7 +21,6 @@ class _Settings(NamedTuple):
     """How a source is prepared; what notebook 01 has in its parameters."""
 
     query: str = ""
-    size: tuple[int, int] | None = None
     channels: int | None = None
     largest: int = 64
     near: float = 0.995
@@ -31,27 +30,12 @@ class _Settings(NamedTuple):
     seed: int = 0
 
 
-def prepare(
-    source: str,
-    folder: str | Path,
-    *,
-    query: str = "",
-    size: tuple[int, int] | None = None,
-    channels: int | None = None,
-    validation: float = 0.1,
-    test: float = 0.15,
-    seed: int = 0,
-) -> Path:
+def prepare(source: str, folder: str | Path, *, seed: int = 0) -> Path:
     """Prepares the pictures of a source in one call.
 
     Args:
         source: What `sources.open_source` takes.
         folder: Where to write the data set; it appears whole or not at all, and then `findings.csv` in it.
-        query: For a database: the SELECT that yields bytes and label.
-        size: Height and width; found out from the pictures if not given.
-        channels: 1 or 3; found out as well if not given.
-        validation: Share of validation, where the source publishes none.
-        test: Share of test, where the source publishes none.
         seed: Seed of the split.
 
     Returns:
@@ -60,15 +44,15 @@ def prepare(
     Raises:
         records.SourceError: If the source cannot be read, or cleaning leaves nothing to train on.
     """
-    settings = _Settings(query, size, channels, validation=validation, test=test, seed=seed)
-    parameters = {"query": query, "validation": validation, "test": test, "seed": seed}
+    settings = _Settings(seed=seed)
+    parameters = {name: getattr(settings, name) for name in ("query", "validation", "test", "seed")}
     return _prepare(source, folder, settings, parameters)
 
 
 def _prepare(source: str, folder: str | Path, settings: _Settings, parameters: dict) -> Path:
     decisions = cleaning.read_decisions(settings.decisions) if settings.decisions else {}
     opened = sources.open_source(source, query=settings.query)
-    collection = sources.collect(opened, size=settings.size, channels=settings.channels, largest=settings.largest)
+    collection = sources.collect(opened, channels=settings.channels, largest=settings.largest)
     findings, content = cleaning.inspect(collection, near=settings.near)
     decided = cleaning.decide(findings, decisions)
     rows = cleaning.kept(len(collection.images), decided)

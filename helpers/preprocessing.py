@@ -15,45 +15,24 @@ import numpy as np
 # ── augmentation ────────────────────────────────────────────────────────────────────────────────
 
 
-def augmentation(
-    *,
-    flip: bool = False,
-    rotation: float = 0.0,
-    shift: float = 0.0,
-    zoom: float = 0.0,
-    noise: float = 0.0,
-    erasing: float = 0.0,
-    seed: int = 0,
-) -> keras.Sequential:
+def augmentation(*, flip: bool = False, shift: float = 0.0, erasing: float = 0.0, seed: int = 0) -> keras.Sequential:
     """Builds augmentation from Keras layers, for pictures with values from 0 to 255.
 
     The layers act where `training=True` and hand pictures through otherwise. Put them first in a
-    model, or pass them to `batches`. Rotation, shift and zoom have no XLA kernel: a model that holds
-    them cannot be compiled with `jit_compile=True` on TensorFlow. `Jitter` avoids that.
+    model, or pass them to `batches`. A shift has no XLA kernel: a model that holds it cannot be compiled
+    with `jit_compile=True` on TensorFlow. `Jitter` avoids that.
 
     Args:
         flip: Whether to mirror half of the pictures, left to right.
-        rotation: Largest angle as a share of a full turn.
         shift: Largest shift as a share of the height and width; black comes in.
-        zoom: Largest zoom, in or out, as a share.
-        noise: Standard deviation of Gaussian noise, in units of the pictures.
         erasing: Share of the pictures in which a rectangle is filled with grey.
         seed: Seed of all layers.
     """
-    black = {"fill_mode": "constant", "fill_value": 0.0}
     layers = []
     if flip:
         layers.append(keras.layers.RandomFlip("horizontal", seed=seed))
-    if rotation:
-        layers.append(keras.layers.RandomRotation(rotation, seed=seed + 1, **black))
     if shift:
-        layers.append(keras.layers.RandomTranslation(shift, shift, seed=seed + 2, **black))
-    if zoom:
-        layers.append(keras.layers.RandomZoom(zoom, seed=seed + 3, **black))
-    if noise:  # GaussianNoise takes deviations up to 1 only
-        layers.append(keras.layers.Rescaling(1 / 255))
-        layers.append(keras.layers.GaussianNoise(noise / 255, seed=seed + 4))
-        layers.append(keras.layers.Rescaling(255))
+        layers.append(keras.layers.RandomTranslation(shift, shift, "constant", seed=seed + 2, fill_value=0.0))
     if erasing:  # a single number would be the upper end of a range of probabilities, half of it on average
         layers.append(
             keras.layers.RandomErasing((erasing, erasing), scale=(0.05, 0.2), fill_value=128, seed=seed + 5)
@@ -69,13 +48,11 @@ class Jitter:
         shift: Largest shift in pixels, up, down, left and right; black comes in.
         flip: Whether to mirror half of the pictures, left to right.
         erase: Share of the pictures in which a rectangle of a twentieth to a fifth of the area is made grey.
-        noise: Standard deviation of Gaussian noise.
     """
 
     shift: int = 0
     flip: bool = False
     erase: float = 0.0
-    noise: float = 0.0
 
     def __call__(self, images: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Returns another version of `images` (n, height, width, channels); the dtype stays."""
@@ -84,8 +61,6 @@ class Jitter:
             mirrored = random.random(len(images)) < 0.5
             pixels = images.view(np.dtype((np.void, images.itemsize * images.shape[3])))  # whole ones move faster
             pixels[mirrored] = pixels[mirrored, :, ::-1]
-        if self.noise:
-            images = add_noise(images, self.noise, random)
         if self.erase:
             _erase(images, self.erase, random)
         return images
@@ -131,11 +106,11 @@ def _erase(images: np.ndarray, share: float, random: np.random.Generator) -> Non
 class Batches(keras.utils.PyDataset):
     """Batches of pictures and labels as `batches` makes them; each is read when it is asked for."""
 
-    def __init__(self, images, labels, *, batch_size, indices, shuffle, seed, augment, classes, drop_last, workers):
+    def __init__(self, images, labels, *, batch_size, indices, shuffle, seed, augment, drop_last, workers):
         super().__init__(workers=workers, max_queue_size=16)
         self._images, self._labels, self._indices = images, labels, indices
         self._batch_size, self._shuffle, self._seed = batch_size, shuffle, seed
-        self._augment, self._classes, self._drop_last = augment, classes, drop_last
+        self._augment, self._drop_last = augment, drop_last
         self.epoch, self._begun, self._over = 0, False, False
         self._order, self._turning = self._new_order(), threading.Lock()
 
@@ -150,17 +125,11 @@ class Batches(keras.utils.PyDataset):
         # Within a batch the order is free, and a disk prefers to be read forwards.
         rows = np.sort(self._order[index * self._batch_size : (index + 1) * self._batch_size])
         images, labels = self._images[rows], self._labels[rows]
-        if self._classes:
-            labels = np.eye(self._classes, dtype=np.float32)[labels]
         if self._augment is None:
             return images, labels
         if not isinstance(self._augment, keras.Layer):
             return self._augment(images, self._random(index + 1)), labels
-        images = images.astype(np.float32)
-        if isinstance(self._augment, (keras.layers.MixUp, keras.layers.CutMix)):
-            mixed = self._augment({"images": images, "labels": labels}, training=True)
-            return tuple(keras.ops.convert_to_numpy(mixed[name]) for name in ("images", "labels"))
-        return keras.ops.convert_to_numpy(self._augment(images, training=True)), labels
+        return keras.ops.convert_to_numpy(self._augment(images.astype(np.float32), training=True)), labels
 
     def start(self, epoch: int) -> None:
         """Goes to an epoch, counted from 0: its order, and its version of every picture."""
@@ -205,7 +174,6 @@ def batches(
     shuffle: bool = False,
     seed: int = 0,
     augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | keras.Layer | None = None,
-    one_hot: bool | int = False,
     drop_last: bool = False,
     workers: int = 1,
 ) -> Batches:
@@ -223,13 +191,12 @@ def batches(
         shuffle: Whether each epoch has an order of its own; for training.
         seed: Seed of order and augmentation.
         augment: A function of a batch and a random generator, such as `Jitter`, or a Keras layer,
-            such as `augmentation(…)` or `keras.layers.MixUp(…)`. Only for training.
-        one_hot: Whether labels are rows with a 1; a number says how many classes there are.
+            such as `augmentation(…)`. Only for training.
         drop_last: Whether to leave a smaller last batch out, as several replicas need it.
         workers: Threads that prepare batches ahead; more than one helps where `augment` is slow.
 
     Raises:
-        ValueError: If labels and pictures do not pair, or there is nothing to read.
+        ValueError: If labels and pictures do not pair, there is nothing to read, or `augment` mixes labels.
     """
     indices = np.arange(len(images)) if indices is None else np.asarray(indices)
     labels = np.asarray(labels)
@@ -244,10 +211,8 @@ def batches(
             f"A batch holds at least one picture and indices are 0 to {len(images) - 1}; received batches of "
             f"{batch_size} and indices from {indices.min()} to {indices.max()}."
         )
-    mixes = isinstance(augment, (keras.layers.MixUp, keras.layers.CutMix))
-    if mixes and not one_hot:
-        raise ValueError("MixUp and CutMix mix labels, too: pass one_hot=True and a loss that takes such labels.")
-    classes = int(labels.max()) + 1 if one_hot is True else int(one_hot)
+    if isinstance(augment, (keras.layers.MixUp, keras.layers.CutMix)):
+        raise ValueError("MixUp and CutMix mix labels, too, and here only pictures change: pass another layer.")
     return Batches(
         images,
         labels,
@@ -256,15 +221,13 @@ def batches(
         shuffle=shuffle,
         seed=seed,
         augment=augment,
-        classes=classes,
         drop_last=drop_last,
         workers=workers,
     )
 
 
-def pictures_per_second(read: Iterable[tuple[np.ndarray, np.ndarray]], *, passes: int = 1) -> float:
+def pictures_per_second(read: Iterable[tuple[np.ndarray, np.ndarray]]) -> float:
     """Returns how many pictures a second come out of batches when nobody trains on them."""
-    started, count = time.perf_counter(), 0
-    for _ in range(passes):
-        count += sum(len(batch[0]) for batch in read)
+    started = time.perf_counter()
+    count = sum(len(batch[0]) for batch in read)
     return count / (time.perf_counter() - started)

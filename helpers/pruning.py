@@ -161,65 +161,58 @@ def kernels(model: keras.Model) -> dict[str, keras.Variable]:
     return {name: kernel for name, (_, kernel) in _kernels(model).items()}
 
 
-def layer_masks(model: keras.Model, sparsity: float, *, leave: Iterable[str] = ()) -> dict[str, np.ndarray]:
+def layer_masks(model: keras.Model, sparsity: float) -> dict[str, np.ndarray]:
     """Returns a mask by magnitude for each kernel, all of the same sparsity.
 
     Args:
         model: A built model.
         sparsity: Share of each kernel to set to zero, in `[0, 1)`; at least one weight of each stays.
-        leave: Names of layers or of nested models that stay dense; they get no mask.
 
     Returns:
         Boolean arrays by the names of `kernels`.
 
     Raises:
-        ValueError: If `sparsity` is outside `[0, 1)`, or a name in `leave` is unknown.
+        ValueError: If `sparsity` is outside `[0, 1)`.
     """
-    return _masks(_magnitudes(model, leave), sparsity, "layer")
+    return _masks(_magnitudes(model), sparsity, "layer")
 
 
-def global_masks(model: keras.Model, sparsity: float, *, leave: Iterable[str] = ()) -> dict[str, np.ndarray]:
+def global_masks(model: keras.Model, sparsity: float) -> dict[str, np.ndarray]:
     """Returns masks by magnitude with one threshold for all kernels, so that some layers lose more than others.
 
     Args:
         model: A built model.
         sparsity: Share of all the weights together, in `[0, 1)`. The count is exact; but the largest
             weight of each kernel stays, because a layer of zeros would cut the network in two.
-        leave: Names of layers or of nested models that stay dense; they get no mask and are not
-            counted.
 
     Returns:
         Boolean arrays by the names of `kernels`.
 
     Raises:
-        ValueError: If `sparsity` is outside `[0, 1)` or leaves fewer weights than there are kernels,
-            or a name in `leave` is unknown.
+        ValueError: If `sparsity` is outside `[0, 1)` or leaves fewer weights than there are kernels.
     """
-    return _masks(_magnitudes(model, leave), sparsity, "global")
+    return _masks(_magnitudes(model), sparsity, "global")
 
 
-def lamp_masks(model: keras.Model, sparsity: float, *, leave: Iterable[str] = ()) -> dict[str, np.ndarray]:
+def lamp_masks(model: keras.Model, sparsity: float) -> dict[str, np.ndarray]:
     """Returns masks with one threshold for the `lamp_scores` of all kernels; otherwise as `global_masks`."""
-    return _masks(_magnitudes(model, leave), sparsity, "lamp")
+    return _masks(_magnitudes(model), sparsity, "lamp")
 
 
-def n_m_masks(model: keras.Model, *, keep: int = 2, of: int = 4, leave: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    """Returns the `n_m_mask` of each kernel; a depthwise kernel's groups run over the pixels of each channel.
+def n_m_masks(model: keras.Model) -> dict[str, np.ndarray]:
+    """Returns the `n_m_mask`, 2 of 4, of each kernel; a depthwise kernel's groups run over the pixels of each channel.
 
     Args:
         model: A built model.
-        keep: Weights that stay in each group.
-        of: Weights in a group.
-        leave: Names of layers or of nested models that stay dense; they get no mask.
 
     Returns:
         Boolean arrays by the names of `kernels`.
     """
     masks = {}
-    for name, (depthwise, kernel) in _left(_kernels(model), leave).items():
+    for name, (depthwise, kernel) in _kernels(model).items():
         weights = _values(kernel)
         summed = (-1, int(np.prod(weights.shape[-2:]))) if depthwise else weights.shape  # (…, in, multiplier)
-        masks[name] = n_m_mask(weights.reshape(summed), keep=keep, of=of).reshape(weights.shape)
+        masks[name] = n_m_mask(weights.reshape(summed)).reshape(weights.shape)
     return masks
 
 
@@ -300,10 +293,8 @@ class Masks(keras.callbacks.Callback):
         steps: With `final`: batches until it is reached. Leave some of the training behind it.
         every: With `final`: batches between two looks; with several steps an execution, the next
             one that Python sees.
-        initial: With `final`: the sparsity at the start.
         scope: With `final`: `"layer"` as in `layer_masks`, `"global"` as in `global_masks`, or `"lamp"`
             as in `lamp_masks`, the best at high sparsity.
-        leave: With `final`: names of layers that stay dense.
 
     Attributes:
         masks: The masks in force; after a training those it ended with.
@@ -323,9 +314,7 @@ class Masks(keras.callbacks.Callback):
         final: float | None = None,
         steps: int | None = None,
         every: int = 100,
-        initial: float = 0.0,
         scope: str = "layer",
-        leave: Iterable[str] = (),
     ) -> None:
         super().__init__()
         if (masks is None) == (final is None) or (final is None) != (steps is None):
@@ -335,10 +324,10 @@ class Masks(keras.callbacks.Callback):
                 f"every is at least 1 and scope one of {', '.join(_SCOPES)}; received {every} and {scope!r}."
             )
         if final is not None:
-            polynomial_sparsity(0, steps=steps, final=final, initial=initial)
+            polynomial_sparsity(0, steps=steps, final=final)
         self.masks, self.history = dict(masks or {}), []
-        self._growing, self._scope, self._leave = final is not None, scope, tuple(leave)
-        self._every, self._schedule = every, {"steps": steps, "final": final, "initial": initial}
+        self._growing, self._scope = final is not None, scope
+        self._every, self._schedule = every, {"steps": steps, "final": final}
         self._constraints: dict[str, _Kept] = {}
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -346,7 +335,7 @@ class Masks(keras.callbacks.Callback):
         self._before_epoch = self._seen = 0
         if self._growing:
             self.history = []
-            self.masks = {name: np.ones(part.shape, bool) for name, part in _left(found, self._leave).items()}
+            self.masks = {name: np.ones(part.shape, bool) for name, part in found.items()}
         self.masks = _checked(found, self.masks)
         with _placed(self.model):
             self._constraints = {name: _Kept(found[name], mask) for name, mask in self.masks.items()}
@@ -463,26 +452,12 @@ def _walk(model: keras.Layer, path: str = "") -> Iterator[tuple[str, keras.Layer
             yield from _walk(layer, f"{name}/")
 
 
-def _left(found: dict[str, object], leave: Iterable[str]) -> dict[str, object]:
-    """Returns what `leave` does not name, by its full name or that of a layer around it."""
-    if isinstance(leave, str):
-        leave = (leave,)
-    left_out = {part: {name for name in found if name == part or name.startswith(f"{part}/")} for part in leave}
-    unknown = [part for part, names in left_out.items() if not names]
-    if unknown:
-        raise ValueError(f"leave names {', '.join(unknown)}, and the kernels are {', '.join(found)}.")
-    left = {name: found[name] for name in found if not any(name in names for names in left_out.values())}
-    if not left:
-        raise ValueError("leave names every kernel, and so there is nothing to prune: name fewer.")
-    return left
-
-
 def _values(kernel: keras.Variable) -> np.ndarray:
     return keras.ops.convert_to_numpy(kernel).astype(np.float32)  # bfloat16 has no sort of its own
 
 
-def _magnitudes(model: keras.Model, leave: Iterable[str] = ()) -> dict[str, np.ndarray]:
-    return {name: np.abs(_values(kernel)) for name, kernel in _left(kernels(model), leave).items()}
+def _magnitudes(model: keras.Model) -> dict[str, np.ndarray]:
+    return {name: np.abs(_values(kernel)) for name, kernel in kernels(model).items()}
 
 
 def _masks(magnitudes: dict[str, np.ndarray], sparsity: float, scope: str) -> dict[str, np.ndarray]:

@@ -60,34 +60,23 @@ def fit_standard(values: np.ndarray, *, indices: np.ndarray | None = None, per: 
     return Scaler(pieces.shaped(mean), pieces.shaped(np.where(constant, 1.0, deviation)))
 
 
-def fit_min_max(
-    values: np.ndarray,
-    *,
-    indices: np.ndarray | None = None,
-    per: str = "channel",
-    low: float = 0.0,
-    high: float = 1.0,
-) -> Scaler:
-    """Fits min-max normalization: `y = low + (high - low) (x - min) / (max - min)`.
+def fit_min_max(values: np.ndarray, *, indices: np.ndarray | None = None, per: str = "channel") -> Scaler:
+    """Fits min-max normalization: `y = (x - min) / (max - min)`.
 
     Args:
         values: Array of any dtype with one item a row; a memory map is read piece by piece.
         indices: The rows to fit on: those of the training split. All rows if not given.
         per: As in `fit_standard`.
-        low: What the smallest value becomes.
-        high: What the largest value becomes.
 
     Returns:
-        The scaling. What does not vary becomes `low`. Later values outside the range that was
-        fitted end outside `low` to `high`: they are not clipped.
+        The scaling. What does not vary becomes 0. Later values outside the range that was fitted
+        end outside 0 to 1: they are not clipped.
     """
-    if not low < high:
-        raise ValueError(f"The range of min-max normalization goes from low to high; received {low} to {high}.")
     pieces = _Pieces(values, indices, per)
     smallest = np.min([piece.min(axis=0) for piece in pieces], axis=0)
     largest = np.max([piece.max(axis=0) for piece in pieces], axis=0)
-    scale = np.where(largest > smallest, largest - smallest, high - low) / (high - low)
-    return Scaler(pieces.shaped(smallest - low * scale), pieces.shaped(scale))
+    scale = np.where(largest > smallest, largest - smallest, 1.0)
+    return Scaler(pieces.shaped(smallest), pieces.shaped(scale))
 
 
 class _Pieces:

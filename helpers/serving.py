@@ -128,16 +128,12 @@ class Server:
 
     def workers(self) -> list[int]:
         """Returns the process numbers of the workers that live."""
-        import psutil
-
         with contextlib.suppress(psutil.NoSuchProcess):
             return [one.pid for one in psutil.Process(self._process.pid).children()]
         return []
 
     def memory_mb(self) -> float:
         """Returns the memory that parent and workers hold, in MB."""
-        import psutil
-
         total = 0
         for pid in (self._process.pid, *self.workers()):
             with contextlib.suppress(psutil.NoSuchProcess):

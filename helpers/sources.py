@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from helpers import artifacts, folders, idx, pictures, processor
-from helpers.pictures import UnreadablePicture, decode
+from helpers.pictures import UnreadablePicture
+from helpers.pictures import decode as decode  # also found here
 from helpers.records import (
     DEFAULT_LIMITS,
     Finding,
@@ -32,11 +33,6 @@ from helpers.records import (
     public,
     shortened,
 )
-
-__all__ = [
-    "Collection", "Source", "SourceError", "UnreadablePicture", "collect", "decode", "glance",
-    "open_source", "survey", "fingerprint",
-]  # fmt: skip
 
 _CHUNK_BYTES, _CHUNK_PICTURES = 16 * 2**20, 256  # what is read at a time, while as much is decoded
 TWO_CLASSES = (

@@ -20,6 +20,8 @@ from scipy.special import log_softmax
 from helpers import artifacts, devices, fusion, preprocessing
 
 _VERSIONED = ("keras", "tensorflow", "jax", "torch", "numpy")
+_AT_A_TIME = 500  # pictures in a batch where nothing is learned
+_MEASURED = 10_000  # pictures that batch normalization is measured with again
 
 
 class Diverged(ValueError):
@@ -41,9 +43,9 @@ class Progress(keras.callbacks.Callback):
         rows: The rows so far, as dicts; the columns of `fit`.
     """
 
-    def __init__(self, name: str = "", *, verbose: bool = True) -> None:
+    def __init__(self, *, verbose: bool = True) -> None:
         super().__init__()
-        self.name, self.verbose, self.rows = name, verbose, []
+        self.verbose, self.rows = verbose, []
         self._dashboard, self._best, self._told, self._drawn = None, (np.inf, None), 0.0, (0, 0.0)
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -51,7 +53,7 @@ class Progress(keras.callbacks.Callback):
 
         self._began = time.perf_counter()
         if self.verbose and widgets.watched():
-            self._dashboard = widgets.Dashboard(self.name or self.model.name)
+            self._dashboard = widgets.Dashboard(self.model.name)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._started, self._trained = time.perf_counter(), None
@@ -79,7 +81,7 @@ class Progress(keras.callbacks.Callback):
         elif self.verbose and (epoch + 1 == self.params.get("epochs") or time.perf_counter() > self._told + 0.5):
             self._told = time.perf_counter()
             total = f"/{self.params['epochs']}" if self.params.get("epochs") else ""
-            print(f"{self.name or self.model.name}: epoch {epoch + 1}{total}, {row['seconds']:.1f} s, {_metrics(row)}",
+            print(f"{self.model.name}: epoch {epoch + 1}{total}, {row['seconds']:.1f} s, {_metrics(row)}",
                   file=sys.stderr, flush=True)  # fmt: skip
 
     def on_train_end(self, logs: dict | None = None) -> None:
@@ -406,13 +408,12 @@ def repeat(run: Callable[[int], pd.DataFrame], seeds: Iterable[int]) -> pd.DataF
     return pd.concat(histories, ignore_index=True)
 
 
-def logits(model: keras.Model, images: np.ndarray, *, batch_size: int = 500) -> np.ndarray:
+def logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
     """Returns the model's outputs for all pictures as float32, on any number of devices.
 
     Args:
         model: A model; it need not be compiled.
         images: uint8 of shape (n, height, width, channels); a memory map is read batch by batch.
-        batch_size: Pictures at a time.
 
     Returns:
         float32 of shape (n, classes).
@@ -420,7 +421,7 @@ def logits(model: keras.Model, images: np.ndarray, *, batch_size: int = 500) -> 
     if len(images) == 0:
         return np.empty((0, *model.output_shape[1:]), np.float32)
     count = devices.shares()
-    size = min(batch_size, len(images)) // count * count or count
+    size = min(_AT_A_TIME, len(images)) // count * count or count
     rows = np.arange(len(images))
     if count > 1:  # a device without a picture crashes: the last one is asked about again
         rows = np.pad(rows, (0, -len(rows) % size), mode="edge")
@@ -432,10 +433,7 @@ def renew_statistics(
     model: keras.Model,
     images: np.ndarray,
     *,
-    at_most: int = 10_000,
-    batch_size: int = 500,
     augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
-    seed: int = 0,
 ) -> None:
     """Measures the means and variances of all batch normalization again, with the weights as they are now.
 
@@ -444,11 +442,9 @@ def renew_statistics(
 
     Args:
         model: A model; its weights stay. Layers that act in training, such as dropout, act here, too.
-        images: Training pictures of shape (n, height, width, channels).
-        at_most: Pictures to draw from them.
-        batch_size: Pictures at a time; the variance is a mean of those within each batch.
+        images: Training pictures of shape (n, height, width, channels); of more than 10,000 so many are drawn. The
+            variance is a mean of those within batches of up to 500.
         augment: What training did to a batch.
-        seed: Seed of the draw and of `augment`.
 
     Raises:
         ValueError: If there is no picture.
@@ -457,17 +453,14 @@ def renew_statistics(
         Wu and Johnson, 2021, section 3, https://arxiv.org/abs/2105.07576 and
         Nagel et al., 2022, https://icml.cc/virtual/2022/poster/17839
     """
-    if not len(images) or at_most < 1 or batch_size < 1:
-        raise ValueError(
-            f"Statistics are those of at least one picture, some at a time; received {len(images)} pictures, "
-            f"at_most {at_most} and batch_size {batch_size}."
-        )
+    if not len(images):
+        raise ValueError("Statistics are those of at least one picture; received none.")
     norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
     if not norms:
         return
-    random = np.random.default_rng(seed)
-    order = random.permutation(len(images))[:at_most]
-    parts = np.array_split(order, math.ceil(len(order) / batch_size))  # of equal size: each counts as much
+    random = np.random.default_rng(0)
+    order = random.permutation(len(images))[:_MEASURED]
+    parts = np.array_split(order, math.ceil(len(order) / _AT_A_TIME))  # of equal size: each counts as much
     before = [layer.momentum for layer in norms]
     try:
         for done, rows in enumerate(parts):

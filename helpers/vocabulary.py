@@ -42,10 +42,6 @@ class Vocabulary:
             )
         return np.array(codes, dtype=np.int64)
 
-    def decode(self, numbers: Iterable[int]) -> list[str]:
-        """Returns the item of each number."""
-        return [self.items[number] for number in np.asarray(numbers)]
-
     def one_hot(self, numbers: np.ndarray) -> np.ndarray:
         """Returns numbers of shape (…) as float32 rows of shape (…, len) with a single 1.
 

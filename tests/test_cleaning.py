@@ -48,7 +48,7 @@ NAMES = np.array(list("abcdef"), object)
 
 
 def test_missing_labels():
-    assert rows(cleaning.missing_labels(NAMES, np.array(["x", "", "y", ""]))) == [1, 3]
+    assert rows(cleaning.missing_labels(NAMES, np.array(["x", "", "y", ""]), np.full(4, ""))) == [1, 3]
 
 
 def test_what_lies_beside_published_splits_is_said_to_be_in_none():
@@ -95,13 +95,14 @@ def test_exact_duplicates_keep_the_first():
     images[3] = images[5] = images[1]
     groups = cleaning.exact_groups(images)
     assert groups.tolist() == [0, 1, 2, 1, 4, 1]
-    found = cleaning.exact_duplicates(NAMES, groups)
+    found = cleaning.exact_duplicates(NAMES[:6], groups, np.full(6, ""), np.full(6, "a"))
     assert rows(found) == [3, 5]
     assert found["detail"].tolist() == ["has the pixels of b"] * 2
 
 
 def test_exact_duplicates_keep_the_one_of_the_test_set():
-    found = cleaning.exact_duplicates(NAMES[:4], np.array([0, 0, 0, 3]), np.array(["train", "train", "test", "train"]))
+    splits = np.array(["train", "train", "test", "train"])
+    found = cleaning.exact_duplicates(NAMES[:4], np.array([0, 0, 0, 3]), splits, np.full(4, "a"))
     assert rows(found) == [0, 1]
 
 
@@ -455,7 +456,7 @@ def test_no_verdict_stands_in_for_a_label_or_judges_a_class():
     labels = np.array(["cat", "cat", "cat", "", "owl", ""], object)
     names = np.array(["1", "2", "3", "4", "5", "owl"], object)  # a stray picture may have the name of a class
     tiny = cleaning.tiny_classes(labels, np.arange(len(labels)))
-    found = pd.concat([cleaning.missing_labels(names, labels), tiny], ignore_index=True)
+    found = pd.concat([cleaning.missing_labels(names, labels, np.full(6, "")), tiny], ignore_index=True)
     for name in ("4", "owl"):
         with pytest.raises(ValueError, match=f"'{name}' cannot be kept: it has no label. Give it one"):
             cleaning.decide(found, {name: "keep"})

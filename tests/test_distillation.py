@@ -90,12 +90,6 @@ def test_gradient_is_the_temperature_times_the_difference_of_the_soft_targets(st
     np.testing.assert_allclose(by_differences, temperature * (soft[0] - soft[1]), atol=1e-4)
 
 
-@given(values=logits, temperature=temperatures)
-def test_soft_targets_are_the_softmax_of_scipy(values, temperature):
-    expected = softmax(values / temperature, axis=1)
-    np.testing.assert_allclose(distillation.soft_targets(values, temperature), expected, rtol=1e-9)
-
-
 # ── beside Keras ────────────────────────────────────────────────────────────────────────────────
 
 

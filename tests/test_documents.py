@@ -1,7 +1,6 @@
 """README and CONTRIBUTING say what is so."""
 
 import re
-import shlex
 
 import pytest
 
@@ -13,9 +12,6 @@ PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in (
     "README.md", "README.zh.md", "CONTRIBUTING.md", "notebooks/README.md", "notebooks/glossary.md")}  # fmt: skip
 CONTRIBUTING, CHINESE = PAGES["CONTRIBUTING.md"], PAGES["README.zh.md"]
 MAKE_TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-COMMANDS = sorted({line.split("#")[0].strip() for text in PAGES.values()
-                   for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-                   for line in block.splitlines() if line.strip()})  # fmt: skip
 
 
 def test_the_plan_lists_every_module_and_no_other():
@@ -55,14 +51,6 @@ def test_the_glossary_names_notebooks_that_there_are():
     numbers = re.findall(r"\| (\d\d) \|$", PAGES["notebooks/glossary.md"], re.MULTILINE)
     assert numbers == sorted(numbers)
     assert {path.name[:2] for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")} == set(numbers)
-
-
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("python -m helpers")])
-def test_every_workbook_command_of_the_readme_is_understood(command):
-    from helpers import cli
-
-    arguments = shlex.split(command)[3:]
-    assert cli._parser().parse_args(arguments).command
 
 
 def test_readme_has_at_most_two_badges():

@@ -72,11 +72,6 @@ def test_install_into_a_file_is_one_sentence(tmp_path):
         kernel.install(tmp_path)
 
 
-def test_prefix_and_user_exclude_each_other(tmp_path):
-    with pytest.raises(ValueError, match="both --prefix and --user"):
-        kernel.install(tmp_path, user=True)
-
-
 def test_problem_names_a_python_that_is_gone(found):
     _write(found, argv=["/nowhere/python", "-m", "ipykernel_launcher"])
     assert "starts /nowhere/python, a Python that is gone: run `" in kernel.problem()

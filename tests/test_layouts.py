@@ -32,12 +32,12 @@ def saved(tmp_path):
 
 
 def test_triton_gets_the_file_with_its_names_types_and_sides(file, tmp_path):
-    folder = layouts.triton(file, tmp_path / "triton", name="pets", classes=CLASSES, version=3, largest=16)
-    assert (folder / "pets" / "3" / "model.onnx").read_bytes() == file.read_bytes()
+    folder = layouts.triton(file, tmp_path / "triton", name="pets", classes=CLASSES)
+    assert (folder / "pets" / "1" / "model.onnx").read_bytes() == file.read_bytes()
     assert (folder / "pets" / "labels.txt").read_text().split() == CLASSES
     text = (folder / "pets" / "config.pbtxt").read_text()
     assert 'name: "pets"' in text
-    assert "max_batch_size: 16" in text
+    assert "max_batch_size: 64" in text
     assert 'input [ { name: "pictures", data_type: TYPE_UINT8, dims: [4, 4, 1] } ]' in text
     assert 'output [ { name: "logits", data_type: TYPE_FP32, dims: [3], label_filename: "labels.txt" } ]' in text
     assert text.count("{") == text.count("}")
@@ -93,10 +93,7 @@ def test_a_side_that_is_not_fixed_is_minus_one(file, tmp_path):
     assert "dims: [-1, -1, 1] }" in (folder / "pets" / "config.pbtxt").read_text()
 
 
-def test_a_number_or_a_class_name_that_triton_would_misread_is_refused(file, tmp_path):
-    for largest in (0, -3):
-        with pytest.raises(ValueError, match=f"the most pictures in one call, from 1; received {largest}"):
-            layouts.triton(file, tmp_path / "triton", name="pets", classes=CLASSES, largest=largest)
+def test_a_class_name_that_triton_would_misread_is_refused(file, tmp_path):
     with pytest.raises(ValueError, match=r"a class name a line; received 'bee\\nwasp': take"):
         layouts.triton(file, tmp_path / "triton", name="pets", classes=["ant", "bee\nwasp", "cat"])
     assert not (tmp_path / "triton").exists()
@@ -115,15 +112,12 @@ def test_types_are_called_as_triton_calls_them(file, tmp_path, kind, called):
     assert f'name: "logits", data_type: TYPE_{called},' in (folder / "pets" / "config.pbtxt").read_text()
 
 
-@pytest.mark.parametrize(
-    ("name", "version"),
-    [("../x", 1), ("", 1), ("a b", 1), ("a.b", 1), ("ä", 1), ("x" * 101, 1), ("pets\n", 1), ("pets", 0), ("pets", -1)],
-)
-def test_names_that_cannot_be_addresses_are_refused(file, saved, tmp_path, name, version):
+@pytest.mark.parametrize("name", ["../x", "", "a b", "a.b", "ä", "x" * 101, "pets\n"])
+def test_names_that_cannot_be_addresses_are_refused(file, saved, tmp_path, name):
     with pytest.raises(ValueError, match="A model has a name of letters"):
-        layouts.triton(file, tmp_path / "out", name=name, classes=CLASSES, version=version)
+        layouts.triton(file, tmp_path / "out", name=name, classes=CLASSES)
     with pytest.raises(ValueError, match="A model has a name of letters"):
-        layouts.tensorflow_serving(saved, tmp_path / "out", name=name, version=version)
+        layouts.tensorflow_serving(saved, tmp_path / "out", name=name)
     assert not (tmp_path / "out").exists()
 
 
@@ -148,9 +142,9 @@ def test_a_folder_that_is_no_saved_model_is_refused_and_what_was_there_stays(sav
 
 def test_all_files_of_a_saved_model_are_copied_and_found_from_anywhere(saved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    layouts.tensorflow_serving("saved", "tfs", name="pets", version=7)
+    layouts.tensorflow_serving("saved", "tfs", name="pets")
     for file in saved.rglob("*.*"):
-        assert (tmp_path / "tfs" / "pets" / "7" / file.relative_to(saved)).read_text() == file.read_text()
+        assert (tmp_path / "tfs" / "pets" / "1" / file.relative_to(saved)).read_text() == file.read_text()
     text = (tmp_path / "tfs" / "models.config").read_text()
     assert f'base_path: "{tmp_path}/tfs/pets", model_platform: "tensorflow"' in text
     assert text.count("{") == text.count("}") == 2
@@ -163,12 +157,12 @@ def test_tensorflow_serving_gets_the_saved_model_under_its_number(tmp_path):
 
     model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
     saved = export.write(model, tmp_path / "saved")
-    folder = layouts.tensorflow_serving(saved, tmp_path / "tfs", name="pets", version=2)
+    folder = layouts.tensorflow_serving(saved, tmp_path / "tfs", name="pets")
     config = (folder / "models.config").read_text()
     base = re.search(r'base_path: "([^"]+)"', config)[1]
     assert f'name: "pets", base_path: "{folder / "pets"}"' in config
     np.testing.assert_allclose(
-        inference.load(f"{base}/2").predict(IMAGES), inference.load(saved).predict(IMAGES), atol=1e-6
+        inference.load(f"{base}/1").predict(IMAGES), inference.load(saved).predict(IMAGES), atol=1e-6
     )
 
 

@@ -325,8 +325,8 @@ def test_colour_photos_of_two_classes_and_many_sizes(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = random.integers(0, 256, (4, 5, 3), np.uint8).repeat(10 + number, axis=0).repeat(12, axis=1)
         path.write_bytes(encode(pixels, "JPEG"))
-    found = data.load(preparation.prepare(str(tmp_path / "photos"), tmp_path / "dataset", size=(32, 32)))
-    assert found.shape == (32, 32, 3)
+    found = data.load(preparation.prepare(str(tmp_path / "photos"), tmp_path / "dataset"))
+    assert found.shape == (64, 33, 3)
     assert {name: len(indices) for name, indices in found.splits.items()} == {"train": 30, "validation": 4, "test": 6}
 
 

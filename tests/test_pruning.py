@@ -45,10 +45,11 @@ class Watched(layers.Dense):
         return keras.ops.convert_to_numpy(self.noted)[:count].tolist()
 
 
-def _watched(optimizer=None, **options):
+def _watched(optimizer=None, *, head=None, **options):
     """Returns a compiled model with a watched kernel of 10 x 10 weights."""
+    head = [layers.Dense(3, name="logits")] if head is None else head
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((10,)), Watched(10, "tanh", name="watched"), layers.Dense(3, name="logits")])
+    model = keras.Sequential([keras.Input((10,)), Watched(10, "tanh", name="watched"), *head])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer or keras.optimizers.SGD(0.1, momentum=0.9), loss, **{"jit_compile": False} | options)
     return model
@@ -57,6 +58,10 @@ def _watched(optimizer=None, **options):
 def _fit(model, *callbacks, epochs=2):
     x = np.random.default_rng(0).normal(size=(80, 10)).astype(np.float32)
     model.fit(x, np.arange(80) % 3, batch_size=4, epochs=epochs, callbacks=list(callbacks), verbose=0)
+
+
+def _mask_of_one(model, sparsity):
+    return {"watched": pruning.layer_masks(model, sparsity)["watched"]}
 
 
 def _kernel(model, name="watched"):
@@ -123,7 +128,6 @@ def test_masks_of_a_layer_and_of_all_by_hand():
     masks = pruning.global_masks(model, 0.5)  # the largest of the small kernel stays, so one of the large goes
     assert masks["small"].ravel().tolist() == [False, False, False, True]
     assert masks["large"].ravel().tolist() == [False, True, True, True]
-    assert list(pruning.global_masks(model, 0.5, leave=["large"])) == ["small"]
     pruning.apply(model, masks)
     table = pruning.zeros(model)
     assert table.to_numpy().tolist() == [["small", 4, 3, 0.75], ["large", 4, 1, 0.25]]
@@ -131,8 +135,9 @@ def test_masks_of_a_layer_and_of_all_by_hand():
 
 
 def test_a_depthwise_kernel_has_its_groups_over_the_pixels_of_a_channel():
-    masks = pruning.n_m_masks(_nested(), leave=["inner", "separable"])
-    assert set(masks) == {"depthwise", "shared", "logits"}
+    model = _nested()
+    masks = pruning.n_m_masks(model)
+    assert set(masks) == set(pruning.kernels(model))
     channels = masks["depthwise"].reshape(9, 4)
     assert channels[:4].sum(axis=0).tolist() == channels[4:8].sum(axis=0).tolist() == [2] * 4
     assert channels[8].all()  # what is left over stays
@@ -227,7 +232,7 @@ def _nested_once():
 
 def test_a_mask_that_nobody_keeps_is_gone_after_one_step():
     model = _watched()
-    pruning.apply(model, pruning.layer_masks(model, 0.8, leave=["logits"]))
+    pruning.apply(model, _mask_of_one(model, 0.8))
     _fit(model)
     assert model.get_layer("watched").zeros[:2] == [80, 0]
 
@@ -236,7 +241,7 @@ def test_masked_weights_are_zero_after_every_step_of_several_at_a_time_in_spite_
     model = _watched(steps_per_execution=8)
     _fit(model, epochs=1)  # so that the optimizer has momentum, and the step is compiled without a mask
     before = _kernel(model).copy()
-    masks = pruning.layer_masks(model, 0.8, leave="logits")
+    masks = _mask_of_one(model, 0.8)
     _fit(model, pruning.Masks(masks))
     assert model.get_layer("watched").zeros == [0] * 20 + [80] * STEPS
     np.testing.assert_array_equal(_kernel(model) == 0, ~masks["watched"])
@@ -251,15 +256,15 @@ def test_masked_weights_are_zero_after_every_step_inside_xla(precision):
         model = _watched(jit_compile=True)
     finally:
         keras.config.set_dtype_policy("float32")
-    growing = pruning.Masks(final=0.8, steps=20, every=10, leave=["logits"])
+    growing = pruning.Masks(final=0.8, steps=20, every=10)
     _fit(model, growing)
     assert model.get_layer("watched").zeros == [0] * 10 + [70] * 10 + [80] * 20
 
 
 @pytest.mark.parametrize("scope", ["layer", "global", "lamp"])
 def test_sparsity_grows_along_the_schedule(scope):
-    model = _watched(steps_per_execution=8)
-    growing = pruning.Masks(final=0.8, steps=30, every=10, scope=scope, leave=["logits"])
+    model = _watched(head=[], steps_per_execution=8)  # one kernel: what all layers lose is what it loses
+    growing = pruning.Masks(final=0.8, steps=30, every=10, scope=scope)
     _fit(model, growing)
     # An epoch has 20 steps, so Python looks after 8, 16 and 20, and after 28, 36 and 40.
     looks = [(0, 0.0), (16, 0.8 - 0.8 * (14 / 30) ** 3), (20, 0.8 - 0.8 * (10 / 30) ** 3), (36, 0.8)]
@@ -305,10 +310,11 @@ def test_afterwards_the_weights_are_free_and_a_former_constraint_is_back():
     model = _watched()
     kernel = pruning.kernels(model)["watched"]
     kernel.constraint = former = keras.constraints.MaxNorm(0.1, axis=0)
-    _fit(model, pruning.Masks(pruning.layer_masks(model, 0.8, leave=["logits"])))
+    _fit(model, pruning.Masks(_mask_of_one(model, 0.8)))
     assert kernel.constraint is former
     assert np.linalg.norm(_kernel(model), axis=0).max() < 0.11  # it was heeded all along
     assert pruning.kernels(model)["logits"].constraint is None
+    assert np.count_nonzero(_kernel(model, "logits")) == 30  # what has no mask stays as it is
     assert np.count_nonzero(_kernel(model)) == 20
     _fit(model, epochs=1)
     assert np.count_nonzero(_kernel(model)) == 100
@@ -322,14 +328,14 @@ def test_a_training_that_breaks_off_leaves_what_release_or_the_next_takes_away()
     model, first = _watched(), None
     kernel = pruning.kernels(model)["watched"]
     for end in ("release", "next"):
-        first = pruning.Masks(pruning.layer_masks(model, 0.8, leave=["logits"]))
+        first = pruning.Masks(_mask_of_one(model, 0.8))
         with pytest.raises(RuntimeError, match="broken"):
             _fit(model, first, Broken())
         assert kernel.constraint is not None
         if end == "release":
             first.release()
         else:
-            _fit(model, pruning.Masks(pruning.layer_masks(model, 0.1, leave=["logits"])))
+            _fit(model, pruning.Masks(_mask_of_one(model, 0.1)))
         assert kernel.constraint is None
     assert np.count_nonzero(_kernel(model) == 0) == 10
 
@@ -449,15 +455,9 @@ def test_other_arguments_out_of_range_are_named():
     with pytest.raises(ValueError, match="at least 1 and scope one of layer, global, lamp; received 0 and 'all'"):
         pruning.Masks(final=0.5, steps=3, every=0, scope="all")
     with pytest.raises(ValueError, match="initial to a final that is not below it.*received 0.9, 0.5, 3 and 3.0"):
-        pruning.Masks(final=0.5, steps=3, initial=0.9)
-
-
-def test_layers_that_cannot_be_left_are_named():
-    model = _nested_once()
-    with pytest.raises(ValueError, match="leave names head, and the kernels are separable/depthwise, .*logits"):
-        pruning.layer_masks(model, 0.5, leave=["head", "inner"])
-    with pytest.raises(ValueError, match="leave names every kernel"):
-        pruning.layer_masks(model, 0.5, leave=["separable", "inner", "shared", "logits", "depthwise"])
+        pruning.polynomial_sparsity(0, steps=3, final=0.5, initial=0.9)
+    with pytest.raises(ValueError, match="in at least 1 step.*received 0.0, 0.5, 0 and 3.0"):
+        pruning.Masks(final=0.5, steps=0)
 
 
 def test_a_model_without_kernels_is_named():

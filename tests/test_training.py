@@ -371,10 +371,11 @@ def test_replicas_refuse_clipping_in_mixed_precision_too(wrap):
 # ── the model that is left ──────────────────────────────────────────────────────────────────────
 
 
-def test_logits_are_the_models_own_for_any_number_of_pictures():
+def test_logits_are_the_models_own_for_any_number_of_pictures(monkeypatch):
+    monkeypatch.setattr(training, "_AT_A_TIME", 5)
     model = _compiled()
     images, _ = _data(23)
-    np.testing.assert_allclose(training.logits(model, images, batch_size=5), model(images), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(training.logits(model, images), model(images), rtol=1e-5, atol=1e-6)
     assert training.logits(model, images[:0]).shape == (0, 3)
 
 
@@ -399,7 +400,7 @@ def test_renewed_statistics_are_those_of_the_training_pictures_under_the_weights
     assert norm.momentum == 0.9
 
 
-def test_renewed_statistics_are_a_mean_over_batches_and_over_no_more_pictures_than_asked():
+def test_renewed_statistics_are_a_mean_over_batches_and_over_no_more_pictures_than_asked(monkeypatch):
     model, (images, _) = _normalizing(), _data(60)
     asked = []
 
@@ -407,23 +408,25 @@ def test_renewed_statistics_are_a_mean_over_batches_and_over_no_more_pictures_th
         asked.append(len(batch))
         return batch[:, :, ::-1]
 
-    training.renew_statistics(model, images, batch_size=20, augment=mirrored)
+    monkeypatch.setattr(training, "_AT_A_TIME", 20)
+    training.renew_statistics(model, images, augment=mirrored)
     seen = keras.ops.convert_to_numpy(model.get_layer("conv")(images[:, :, ::-1] / np.float32(255)))
     np.testing.assert_allclose(model.get_layer("norm").moving_mean, seen.mean(axis=(0, 1, 2)), atol=1e-5)
     assert asked == [20, 20, 20]
     asked.clear()
-    training.renew_statistics(model, images, at_most=25, batch_size=10, augment=mirrored)
+    monkeypatch.setattr(training, "_AT_A_TIME", 10)
+    monkeypatch.setattr(training, "_MEASURED", 25)
+    training.renew_statistics(model, images, augment=mirrored)
     assert sorted(asked) == [8, 8, 9]
     plain = models.mlp(SHAPE, 3)
     training.renew_statistics(plain, images)  # there is nothing to measure
 
 
-@pytest.mark.parametrize("wrong", [{"images": np.empty((0, *SHAPE), np.uint8)}, {"at_most": 0}, {"batch_size": 0}])
-def test_statistics_of_nothing_are_refused_and_leave_the_model_as_it_was(wrong):
+def test_statistics_of_nothing_are_refused_and_leave_the_model_as_it_was():
     model = _normalizing()
     before = model.get_weights()
     with pytest.raises(ValueError, match="at least one picture"):
-        training.renew_statistics(model, **{"images": _data()[0], **wrong})
+        training.renew_statistics(model, _data()[0][:0])
     with pytest.raises(ZeroDivisionError):
         training.renew_statistics(model, _data()[0], augment=lambda batch, random: 1 / 0)
     assert model.get_layer("norm").momentum == 0.9
