@@ -284,6 +284,7 @@ def test_another_address_needs_a_key(fill):
 @pytest.fixture
 def as_a_command(fill, running):
     """A server as a terminal or a service manager starts it: the leader of its group, with nobody who follows it."""
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the tests ignore it, and so would the server
 
     def begin(*arguments, **environment):
         command = [sys.executable, "-m", "helpers", "serve", "--registry", str(fill())]
@@ -291,7 +292,8 @@ def as_a_command(fill, running):
         return running(command, env=os.environ | environment, start_new_session=True, text=True,
                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
 
-    return begin
+    yield begin
+    signal.signal(signal.SIGHUP, hangup)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
