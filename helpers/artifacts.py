@@ -9,12 +9,16 @@ import os
 import re
 import shutil
 import urllib.parse
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 PARTIAL = ".partial-"  # prefix of everything that is still being written
 _KEPT = "!#$%&'()*+,/:;=?@[]~"  # what stays as it is when requests quotes an address
 MINIMUM_FREE = 500 * 2**20  # bytes; the largest notebook leaves about 150 MB
+# What reading an .npz may raise whose bytes have changed: zipfile takes some of them for a cipher or another method.
+DAMAGED = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, OSError)
 RUNNER = "WORKBOOK_RUNNER"  # variable of the environment, set in the kernels that the runner starts
 
 _current: str | None = None

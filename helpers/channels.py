@@ -72,7 +72,8 @@ def scores(model: keras.Model) -> dict[str, np.ndarray]:
 
     It is the L2 norm of a channel's filter over all producers of its group. Where batch normalization
     follows a producer, directly or behind layers without weights and with no other way out, the filter
-    is as large as it arrives: times |gamma| / sqrt(variance + epsilon).
+    is as large as it arrives: times |gamma| / sqrt(variance + epsilon). Li et al. take the sum of absolute weights,
+    and Liu et al. |gamma| alone.
 
     Args:
         model: As for `groups`.

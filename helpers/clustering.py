@@ -156,13 +156,12 @@ def cluster_model(model: keras.Model, count: int, *, keep_zeros: bool = True) ->
 class Shared(keras.callbacks.Callback):
     """Keeps the weights of a cluster equal while a model trains, so that in effect its centroids are trained.
 
-    After every step of the optimizer each weight becomes the mean of its cluster. With gradient
-    descent that is the step of the centroid along the mean of its weights' gradients. A centroid of
-    exactly 0 stays 0, so what was pruned stays pruned without another callback. It happens in a
-    constraint of each kernel: inside several steps an execution and inside XLA. The training step
-    is compiled anew at the start, and by the next training without this. If a training breaks off
-    with an error, Keras does not say so to callbacks: the constraints stay until `release` is called
-    or another `Shared` takes over.
+    After every step of the optimizer each weight becomes the mean of its cluster. With gradient descent that is the
+    step of the centroid along the mean of its weights' gradients (Han et al. take their sum: a step longer by the
+    number of weights). A centroid of exactly 0 stays 0, so what was pruned stays pruned without another callback. It
+    happens in a constraint of each kernel: inside several steps an execution and inside XLA. The training step is
+    compiled anew at the start, and by the next training without this. If a training breaks off with an error, Keras
+    does not say so to callbacks: the constraints stay until `release` is called or another `Shared` takes over.
 
     Args:
         clusters: What `cluster_model` returned.

@@ -6,8 +6,6 @@ import io
 import json
 import sys
 import time
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,9 +16,6 @@ import pandas as pd
 from helpers import artifacts
 from helpers.progress import duration
 from helpers.training import Diverged
-
-# What reading a file may raise whose bytes have changed: zipfile takes some of them for a cipher or another method.
-_DAMAGED = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError, OSError)
 
 
 class Results(NamedTuple):
@@ -164,7 +159,7 @@ def _read(path: Path) -> tuple[pd.DataFrame, dict] | None:
         with open(path, "rb") as file, np.load(file) as archive:
             history = pd.read_csv(io.StringIO(str(archive["_history"])), float_precision="round_trip")
             arrays = {str(name): archive[str(name)] for name in archive["_names"]}
-    except (FileNotFoundError, *_DAMAGED):  # train again
+    except (FileNotFoundError, *artifacts.DAMAGED):  # train again
         return None
     return history, arrays
 

@@ -57,9 +57,9 @@ class Machine:
 def setup(*, require_gpu: bool = False, precision: str = "auto") -> Machine:
     """Makes Keras use what this machine has; call it once, before the first model is built.
 
-    With a GPU: memory grows as it is needed, XLA and mixed precision are on. With several, each
-    batch is shared among them (`tf.distribute.MirroredStrategy`, or `keras.distribution` on JAX)
-    for every model built from then on, without a `with` block. Without one: the CPU, no XLA, which
+    With a GPU: memory grows as it is needed, mixed precision is on, and XLA, but not on PyTorch. With several, each
+    batch is shared among them (`tf.distribute.MirroredStrategy`, without XLA, or `keras.distribution` on JAX)
+    for every model built from then on, without a `with` block. Without one: the CPU, on TensorFlow without XLA, which
     is slower there, and bfloat16 only where the processor multiplies it.
 
     Args:

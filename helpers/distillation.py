@@ -31,7 +31,8 @@ def soft_targets(logits: np.ndarray, temperature: float) -> np.ndarray:
 def distillation_loss(student_logits, teacher_logits, *, temperature: float):
     """Returns T² KL(softmax(teacher / T) ‖ softmax(student / T)), one number for each picture.
 
-    T² keeps the gradient as large as at T = 1, whatever the temperature T.
+    At high temperatures the gradient falls as 1 / T². T² makes up for it, so that the teacher's part weighs about the
+    same whichever T is tried.
 
     Reference:
         Hinton, Vinyals and Dean, 2015, section 2, https://arxiv.org/abs/1503.02531

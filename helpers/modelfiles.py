@@ -43,8 +43,9 @@ def read_tflite(path: Path) -> bytes:
 def check_keras(path: Path) -> None:
     """Raises unless all that a `.keras` file asks for is a part of a network that Keras itself brings.
 
-    Keras's safe mode refuses pickled functions. This refuses, before Keras sees the file, every layer that can
-    carry or fetch code, and every function that is not meant to be part of a network, too.
+    Keras's safe mode refuses functions stored as bytecode, pickled PyTorch modules and layers that load a SavedModel.
+    This refuses them before Keras sees the file, and with them every other layer that can carry or fetch code, and
+    every function that is not meant to be part of a network.
 
     Raises:
         ValueError: With what was found.

@@ -62,7 +62,7 @@ def momentum(w: Array, g: Array, state: dict, *, rate=0.01, momentum=0.9) -> Arr
 def nesterov(w: Array, g: Array, state: dict, *, rate=0.01, momentum=0.9) -> Array:
     """Momentum that looks ahead, and so brakes before the far wall of the ravine.
 
-    The paper takes the gradient at `w + momentum * v`; Keras's `w` is that point already.
+    Nesterov takes the gradient at `w + momentum * v`; Bengio et al. call that point `w`, and so does Keras.
 
     >>> nesterov(np.array([1.0]), np.array([2.0]), {"v": np.array([-1.0])}, rate=0.1, momentum=0.5)
     array([0.45])
@@ -161,8 +161,8 @@ def muon(
 ) -> Array:
     """Momentum with all its singular values moved near 1; for the matrices inside a network.
 
-    What is not a matrix takes a step of AdamW. Jordan scales the step by the root of rows over columns, Keras
-    as Liu et al. do, so that Adam's rates fit. To walk a surface, start with shape (1, 2).
+    What is not a matrix takes a step of AdamW. Jordan scales the step by the root of outputs over inputs where there
+    are more of them, Keras as Liu et al. do, so that Adam's rates fit. To walk a surface, start with shape (1, 2).
 
     >>> muon(np.zeros((2, 2)), np.diag([5.0, 0.5]), {}, rate=0.1).round(3)
     array([[-0.02,  0.  ],

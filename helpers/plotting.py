@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from matplotlib.transforms import Bbox
 
 # Okabe and Ito's colours, which people with any common colour blindness tell apart.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
 BASELINE = "#8c8c8c"
 _LONGEST_NAME = 28
 _MOST_CLASSES = 40  # in one figure
@@ -379,8 +379,8 @@ def dots(
     variants = dict(list(runs.groupby(by, sort=False)[value]))
     ax = _axes(ax, height=max(1.6, 0.75 + 0.35 * len(variants)))
     for row, results in enumerate(variants.values()):
-        ax.plot(results, np.full(len(results), row), "o", color=COLOURS[row % len(COLOURS)], ms=5, alpha=0.7, mew=0)
-        ax.vlines(results.mean(), row - 0.3, row + 0.3, color=COLOURS[row % len(COLOURS)], lw=2)
+        ax.plot(results, np.full(len(results), row), "o", color=COLOURS[0], ms=5, alpha=0.7, mew=0)
+        ax.vlines(results.mean(), row - 0.3, row + 0.3, color=COLOURS[0], lw=2)
     ax.set_yticks(range(len(variants)), [_text(name) for name in variants])
     ax.set(xlabel=label or value.replace("_", " "), ylim=(len(variants) - 0.5, -0.5))
     ax.grid(axis="y", visible=False)

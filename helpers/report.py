@@ -4,9 +4,11 @@ import base64
 import hashlib
 import html
 import io
+import itertools
 import json
 import re
 import sys
+import urllib.parse
 from pathlib import Path
 
 from helpers import artifacts, claims, outcomes, stamp
@@ -20,6 +22,7 @@ _NAVIGATION = re.compile(r'<nav class="pages"[^>]*>.*?</nav>', re.DOTALL)
 _SEARCH = """
 const sections = JSON.parse(document.getElementById("sections").textContent);
 const box = document.getElementById("search"), found = document.getElementById("found");
+box.parentElement.hidden = false;
 box.addEventListener("input", () => {
   const words = box.value.toLowerCase().split(/\\s+/).filter(Boolean);
   const hits = words.length ? sections.filter(one => words.every(word => one.text.includes(word))) : [];
@@ -39,7 +42,7 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 66rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
   font: 1rem/1.55 system-ui, sans-serif; }
-a { color: var(--link); }
+a { color: var(--link); overflow-wrap: anywhere; }
 h1, h2, h3 { line-height: 1.25; margin: 1.6em 0 0.5em; }
 h1 { margin-top: 0.4em; }
 pre, code { font: 0.86rem/1.45 ui-monospace, "DejaVu Sans Mono", monospace; }
@@ -48,18 +51,20 @@ pre { margin: 0; padding: 0.6rem 0.8rem; white-space: pre-wrap; overflow-wrap: a
 .text_cell_render :not(pre) > code { background: var(--soft); padding: 0.1em 0.3em; border-radius: 4px; }
 .input { margin-top: 0.8rem; }
 .output_area { margin: 0.3rem 0 0.3rem 0.8rem; overflow-x: auto; }
-.output_stderr pre { opacity: 0.7; }
 .output_error pre { border-left: 4px solid var(--bad); }
 .prompt { display: none; }
 img { max-width: 100%; height: auto; }
+@media (max-width: 40rem) { .output_png img { max-width: none; width: 40rem; } }  /* or their letters are too small */
 .output_png img, .output_jpeg img { background: #fff; border-radius: 6px; padding: 4px; }
 table { border: 0; border-collapse: collapse; font-size: 0.9rem; margin: 0.6rem 0; display: block; overflow-x: auto; }
 tr { text-align: left !important; }
 th, td { border: 0; border-bottom: 1px solid var(--line); padding: 0.3rem 0.7rem; text-align: left;
   vertical-align: top; }
 td.figure, th.figure { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-math[display="block"] { margin: 0.8rem 0; overflow-x: auto; }
-details.input > summary { cursor: pointer; font-size: 0.8rem; opacity: 0.75; }
+math[display="block"] { margin: 0.4rem 0; padding-block: 0.4rem; overflow: auto hidden; }
+details.input > summary, details.messages > summary { cursor: pointer; font-size: 0.8rem; opacity: 0.75; }
+@media print { table { font-size: 0.7rem; } th, td { padding: 0.2rem 0.25rem; overflow-wrap: anywhere; }
+  td.figure, th.figure { white-space: normal; } .cards { display: block; } details.messages { display: none; } }
 details.contents { margin: 0 0 1rem; } details.contents ol { margin: 0.4rem 0; padding-left: 1.4rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem; padding: 0; }
 .cards li { list-style: none; border: 1px solid var(--line); border-radius: 8px; padding: 0.8rem; }
@@ -110,6 +115,11 @@ def page(content: "nbformat.NotebookNode", title: str, *, story: bool = False) -
         cell.insert(0, summary)
         if not story:
             cell["open"] = ""
+    for messages in soup.select("div.output_stderr"):  # how far it was, and how long that took then
+        messages.wrap(soup.new_tag("details", attrs={"class": "messages"}))
+        summary = soup.new_tag("summary")
+        summary.string = "messages"
+        messages.insert_before(summary)
     for wide in soup.select("math[display=block], table"):  # what may be scrolled has to be reached by the keyboard
         wide["tabindex"] = "0"
     for corner in soup.find_all("th"):
@@ -133,14 +143,14 @@ def index(went: list[Outcome]) -> str:
     """Returns the page that shows the notebooks of a folder, finds words in them, and lists every claim."""
     cards = "".join(_card(outcome) for outcome in went if outcome.status != SKIPPED)
     rows = "".join(_row(outcome) for outcome in went)
-    tables = "".join(_claims(outcome.stem, outcome.title) for outcome in went if outcome.status != SKIPPED)
+    tables = "".join(_claims(outcome) for outcome in went if outcome.status != SKIPPED)
     sections = [section for outcome in went if _page_of(outcome.stem).exists() for section in _sections(outcome.stem)]
     return document(
         "Workbook",
         f'<main>\n<h1>Workbook</h1>\n{_search(sections) if sections else ""}<ul class="cards">\n{cards}</ul>\n'
-        '<h2>How it went</h2>\n<table><thead><tr><th>notebook</th><th>went</th><th class="figure">time</th>'
-        '<th class="figure">memory</th><th class="figure">claims held</th></tr></thead>\n'
-        f"<tbody>\n{rows}</tbody></table>\n{tables}</main>\n",
+        '<h2>How it went</h2>\n<table tabindex="0"><thead><tr><th>notebook</th><th>went</th>'
+        '<th class="figure">time</th><th class="figure">memory</th><th class="figure">claims held</th></tr></thead>\n'
+        f"<tbody>\n{rows}</tbody></table>\n{_CLAIMS if tables else ''}{tables}</main>\n",
         script=_SEARCH if sections else "",
     )
 
@@ -242,14 +252,22 @@ def _sections(stem: str) -> list[dict[str, str]]:
         if cell["cell_type"] != "markdown":
             continue
         source = "".join(cell["source"])
-        heading = re.match(r"#{1,3} (.+)", source)
-        if heading or not found:
-            title = re.sub(r"[*`$]", "", heading[1] if heading else stem)
-            anchor = html.escape(re.sub(r"[*`]", "", heading[1]).replace(" ", "-")) if heading else ""
-            title = title if not found else f"{stem[:2]} › {title}"
-            found.append({"title": title, "page": f"{stem}/{stem}.html#{anchor}", "text": ""})
-        found[-1]["text"] += " " + re.sub(r"[*`$#\s]+", " ", source).lower()
+        plain = re.sub(r"^```.*?^```", lambda code: " " * len(code[0]), source, flags=re.DOTALL | re.MULTILINE)
+        starts = [heading.start() for heading in re.finditer(r"^#{1,3} ", plain, re.MULTILINE)]
+        for start, end in itertools.pairwise([0, *starts, len(source)]):
+            part = source[start:end]
+            heading = re.match(r"#{1,3} (.+)", part) if start in starts else None
+            if heading or not found:
+                title = re.sub(r"[*`$]", "", heading[1] if heading else stem)
+                anchor = re.sub(r"[*`]", "", heading[1]).replace(" ", "-") if heading else ""
+                title = title if not found else f"{stem[:2]} › {title}"
+                found.append({"title": title, "page": f"{stem}/{stem}.html#{_quoted(anchor)}", "text": ""})
+            found[-1]["text"] += " " + re.sub(r"[*`$#\s]+", " ", part).lower()
     return found
+
+
+def _quoted(anchor: str) -> str:
+    return urllib.parse.quote(anchor, safe="!$&'()*+,;=:@/?")  # what RFC 3986 leaves as it is behind a #
 
 
 def _cells(stem: str) -> list[dict]:
@@ -262,7 +280,7 @@ def _cells(stem: str) -> list[dict]:
 def _search(sections: list[dict[str, str]]) -> str:
     data = json.dumps(sections, ensure_ascii=False).replace("</", "<\\/")
     return (
-        '<p><label for="search">Find in all notebooks</label> <input id="search" type="search"></p>\n'
+        '<p hidden><label for="search">Find in all notebooks</label> <input id="search" type="search"></p>\n'
         '<p id="count" role="status"></p>\n<ul id="found"></ul>\n'
         f'<script type="application/json" id="sections">{data}</script>\n'
     )
@@ -281,7 +299,9 @@ def mathml(formula: str, *, block: bool) -> str:
         converted = ""
     if not converted or re.search(r"<m[io]>\\", converted):  # a command that the converter left as it was
         return f"<code>{html.escape(formula.strip())}</code>"
-    return converted
+    letters = r"(?:<mi mathvariant=\"normal\">\w</mi>){2,}"  # of an upright word, which would be read one by one
+    words = re.sub(letters, lambda run: f"<mi>{re.sub('<[^>]+>', '', run[0])}</mi>", converted)
+    return words
 
 
 def _exporter() -> "nbconvert.HTMLExporter":  # noqa: F821
@@ -293,7 +313,7 @@ def _exporter() -> "nbconvert.HTMLExporter":  # noqa: F821
     class Renderer(IPythonRenderer):
         def heading(self, text: str, level: int, **attributes) -> str:
             # Named as JupyterLab names them; nbconvert's own way loses a formula in a heading.
-            name = html.escape(re.sub(r"<[^>]+>", "", text).replace(" ", "-"))
+            name = html.escape(html.unescape(re.sub(r"<[^>]+>", "", text)).replace(" ", "-"))
             return f'<h{level} id="{name}">{text}</h{level}>\n'
 
         def block_math(self, body: str) -> str:
@@ -343,9 +363,6 @@ def _highlight_style() -> str:
 
 
 def _row(outcome: Outcome) -> str:
-    name = html.escape(outcome.title)
-    if (artifacts.outputs() / outcome.stem / f"{outcome.stem}.html").exists():
-        name = f'<a href="{outcome.stem}/{outcome.stem}.html">{name}</a>'
     good = outcome.status == RAN and outcome.held == outcome.claimed
     colour = "good" if good else "" if outcome.status == COMMITTED else "bad"
     went = outcome.status + (f": {outcome.error}" if outcome.error else "")
@@ -354,18 +371,30 @@ def _row(outcome: Outcome) -> str:
     claimed = f"{outcome.held} of {outcome.claimed}" if outcome.claimed else "–"
     measured = outcome.seconds > 0
     return (
-        f'<tr><td>{name}</td><td class="{colour}">{html.escape(went)}</td>'
+        f'<tr><td>{_linked(outcome)}</td><td class="{colour}">{html.escape(went)}</td>'
         f'<td class="figure">{duration(outcome.seconds) if measured else "–"}</td>'
         f'<td class="figure">{size(outcome.peak_bytes) if measured else "–"}</td>'
         f'<td class="figure">{claimed}</td></tr>\n'
     )
 
 
+def _linked(outcome: Outcome) -> str:
+    name = html.escape(outcome.title)
+    exists = _page_of(outcome.stem).exists()
+    return f'<a href="{outcome.stem}/{outcome.stem}.html">{name}</a>' if exists else name
+
+
 _COLOURS = {"✔": "good", "✘": "bad", "–": ""}  # of a claim that holds, fails or is not judged
 
 
-def _claims(stem: str, title: str) -> str:
-    table = claims.table(stem)
+_CLAIMS = (
+    "<h2>Claims</h2>\n<p>What the notebooks say, as sentences that were judged when they ran: ✔ where what was "
+    "measured keeps to the bound, ✘ where it does not, – where the bound is not meant for such data or settings.</p>\n"
+)
+
+
+def _claims(outcome: Outcome) -> str:
+    table = claims.table(outcome.stem)
     if table.empty:
         return ""
     rows = "".join(
@@ -375,7 +404,7 @@ def _claims(stem: str, title: str) -> str:
         for row in table.itertuples()
     )
     return (
-        f"<h2>{html.escape(title)}</h2>\n<table><thead><tr><td></td><th>claim</th>"
+        f'<h3>{_linked(outcome)}</h3>\n<table tabindex="0"><thead><tr><td></td><th>claim</th>'
         f'<th class="figure">measured</th><th class="figure">expected</th></tr></thead>\n'
         f"<tbody>\n{rows}</tbody></table>\n"
     )

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import log_softmax
 
-from helpers import artifacts, devices, fusion, preprocessing
+from helpers import artifacts, checkpoints, devices, fusion, preprocessing
 
 _VERSIONED = ("keras", "tensorflow", "jax", "torch", "numpy")
 _AT_A_TIME = 500  # pictures in a batch where nothing is learned
@@ -51,7 +51,7 @@ class Progress(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         from helpers import widgets
 
-        self._began = time.perf_counter()
+        self._began, self._before = time.perf_counter(), len(self.rows)  # rows of a checkpoint took no time now
         if self.verbose and widgets.watched():
             self._dashboard = widgets.Dashboard(self.model.name)
 
@@ -98,7 +98,7 @@ class Progress(keras.callbacks.Callback):
 
     def _left(self, done: float) -> str:
         epochs = self.params.get("epochs") or 1
-        seconds = (time.perf_counter() - self._began) / max(done, 1e-9) * (epochs - done)
+        seconds = (time.perf_counter() - self._began) / max(done - self._before, 1e-9) * (epochs - done)
         told = f", {_metrics(self.rows[-1])}" if self.rows else ""
         return f"epoch {min(int(done) + 1, epochs)} of {epochs}, {max(seconds, 0):.0f} s left{told}"
 
@@ -243,6 +243,7 @@ def fit(
     class_weight: dict[int, float] | None = None,
     seed: int = 0,
     callbacks: Iterable[keras.callbacks.Callback] = (),
+    checkpoint: str | Path | None = None,
     verbose: bool = True,
 ) -> pd.DataFrame:
     """Calls `model.fit` with batches that never wait, and returns its history.
@@ -261,6 +262,9 @@ def fit(
         seed: Seed of order and augmentation; dropout and initial weights follow
             `keras.utils.set_random_seed`.
         callbacks: More callbacks, such as `keras.callbacks.EarlyStopping`.
+        checkpoint: A file, `.npz`, for a training that may be killed: the same call goes on after the last epoch
+            that it holds, see `checkpoints`. It is written every half minute at most, and removed in the end. What
+            callbacks remember by themselves, as `EarlyStopping` does, begins anew.
         verbose: Whether each epoch is a line on stderr.
 
     Returns:
@@ -296,9 +300,18 @@ def fit(
         total, size = _even(len(validation[0]), count, 500)
         judge = _feed(preprocessing.batches(*validation, indices=np.arange(total), batch_size=size))
     turn = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.start(epoch))
+    done, callbacks = 0, [turn, progress, *callbacks]
+    if checkpoint is not None:
+        training = checkpoints.fingerprint(
+            model, train, validation, epochs=epochs, batch_size=batch_size, devices=count, seed=seed, augment=augment,
+            class_weight=class_weight, versions=versions(),
+        )  # fmt: skip
+        kept = checkpoints.Checkpoint(checkpoint, training, progress.rows)
+        done = kept.restore(model)
+        callbacks.append(kept)
     with fusion.fused(model):
-        model.fit(_feed(batches), validation_data=judge, epochs=epochs, shuffle=False, class_weight=class_weight,
-                  callbacks=[turn, progress, *callbacks], verbose=0)  # fmt: skip
+        model.fit(_feed(batches), validation_data=judge, epochs=epochs, initial_epoch=done, shuffle=False,
+                  class_weight=class_weight, callbacks=callbacks, verbose=0)  # fmt: skip
     history = pd.DataFrame(progress.rows)
     for name in ("loss", "val_loss"):
         if name in history and not np.isfinite(history[name].iloc[-1]):

@@ -182,7 +182,7 @@ def test_claims_of_the_optimizers_fail_on_swapped_labels(quick, tmp_path):
     data.write(folder, true.images, swapped, true.classes, true.splits, parameters=true.manifest["parameters"])
     told = helpers("run", "04", "--profile", "quick", "--output", str(tmp_path))
     assert told.returncode == 1
-    assert "✘ 04_optimizer_comparison: The best is right on at least half of the validation pictures" in told.stdout
+    assert "✘ 04_optimizer_comparison: The best rule reaches at least 0.5 on the validation pictures" in told.stdout
     assert json.loads((tmp_path / "04_optimizer_comparison" / "run.json").read_text())["status"] == "ran"
 
 

@@ -9,12 +9,15 @@ import subprocess
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from PIL import Image
 
 from helpers import artifacts, claims, outcomes, report
 from helpers.outcomes import FAILED, RAN, SKIPPED, Outcome
 
 ADDRESS = re.compile(r"https?://[^\s\"'<>)]+")
+
+SECTIONS = "## Momentum?\n\nThe ravine.\n\n```\n# no heading\n```\n\n## Don't & <do>\n\nThe valley."
 
 
 def picture() -> str:
@@ -75,6 +78,10 @@ def test_arg_max_is_converted():
     assert "<code>" not in report.mathml(r"\arg\max_i p_i", block=True)
 
 
+def test_an_upright_word_is_one_word_to_a_screen_reader():
+    assert "<mi>softmax</mi>" in report.mathml(r"\mathrm{softmax}(x)", block=False)
+
+
 def test_links_between_notebooks_become_links_between_pages(content):
     assert 'href="../02_train/02_train.html#How"' in report.page(content, "Title")
 
@@ -89,6 +96,16 @@ def test_a_stream_that_came_in_pieces_is_one(make):
     body = report.page(make.tiny("01_data", fit), "Title").split("<main>")[1]
     assert body.count("output_stderr") == 1
     assert "epoch 1\nepoch 2" in body
+
+
+def test_progress_of_a_run_is_folded_away(make):
+    fit = make.code("fit()", "fit")
+    fit.outputs = [nbformat.v4.new_output("stream", name=name, text=f"on {name}") for name in ("stderr", "stdout")]
+    soup = BeautifulSoup(report.page(make.tiny("01_data", fit), "Title"), "html.parser")
+    folded = soup.select_one("details.messages")
+    assert not folded.has_attr("open")
+    assert folded.get_text(" ", strip=True) == "messages on stderr"
+    assert soup.find(string=re.compile("on stdout")).find_parent("details") is None
 
 
 def test_outputs_do_not_restyle_the_page(make):
@@ -118,6 +135,7 @@ def test_index_lists_how_each_notebook_went_and_every_claim(monkeypatch):
     assert "1 · Data &lt;b&gt; ran, but a claim failed 41 s 2.0 GB 1 of 2" in text
     assert "2 · Train failed: cell 2 raised &lt;Error&gt; 5 s 9 MB –" in text
     assert "3 · CNN skipped: it needs 02_train – – –" in text
+    assert "Claims What the notebooks say, as sentences" in text
     assert "✘ More &lt;than&gt; one 0.5 pictures ≥ 1" in text
     assert "✔ It is so true true" in text
     assert "href" not in page  # no page has been rendered
@@ -171,7 +189,7 @@ def test_the_contents_lead_to_every_section(content):
 @pytest.fixture
 def rendered(project, make, content):
     """The index of two notebooks, one with a figure."""
-    make.write_notebooks(project, n01_data=content, n02_train=make.tiny("02_train", make.markdown("## Momentum?", "m")))
+    make.write_notebooks(project, n01_data=content, n02_train=make.tiny("02_train", make.markdown(SECTIONS, "m")))
     return report.render_all()
 
 
@@ -188,6 +206,11 @@ def test_the_search_knows_every_section_and_where_it_is(rendered):
     sections = json.loads(re.search(r'id="sections">(.*?)</script>', text, re.DOTALL)[1])
     where = {section["title"]: section["page"] for section in sections}
     assert where["02 › Momentum?"] == "02_train/02_train.html#Momentum?"
+    assert where["02 › Don't & <do>"] == "02_train/02_train.html#Don't-&-%3Cdo%3E"
+    assert "02 › no heading" not in where
+    texts = {section["title"]: section["text"] for section in sections}
+    assert "the ravine" in texts["02 › Momentum?"]
+    assert "the valley" in texts["02 › Don't & <do>"]
     assert "see [the next]" in next(section["text"] for section in sections if "Why" in section["title"])
     script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -212,6 +235,10 @@ def test_a_word_that_is_typed_finds_its_section(rendered):
         links.first.click()
         page.wait_for_selector("h2:has-text('Momentum?')")
         assert page.locator("details.input[open]").count() > 0
+        page.goto(rendered.as_uri())
+        page.get_by_label("Find in all notebooks").fill("valley")
+        links.first.click()
+        assert page.locator(":target").inner_text() == "Don't & <do>"
         chromium.close()
     assert said == []
 
