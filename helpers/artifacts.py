@@ -172,15 +172,20 @@ def explained(path: Path) -> Iterator[None]:
 
 def explain(error: OSError, path: Path) -> str:
     """Returns one sentence that says why `path` cannot be written, and how to mend it."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    elsewhere = "name another folder with --output or WORKBOOK_OUTPUTS"
+    if error.errno == errno.EDQUOT:
+        return f"Your quota is used up where {path} lies (see `quota -s`): remove some of your files, or {elsewhere}."
+    if error.errno == errno.EFBIG:
+        return f"A file in {path} would be larger than it may be: raise the limit (see `ulimit -f`), or {elsewhere}."
+    if error.errno == errno.ENOSPC:
         return (
             f"There is no room to write in {path} ({free_space(path)} free, {size(MINIMUM_FREE)} needed): "
-            "free some space, or name another folder with --output or WORKBOOK_OUTPUTS."
+            f"free some space, or {elsewhere}."
         )
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
         return (
             f"The folder {path} cannot be written ({os.strerror(error.errno)}): "
-            "mend its permissions, or name another folder with --output or WORKBOOK_OUTPUTS."
+            f"mend its permissions, or {elsewhere}."
         )
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return f"A file stands where the folder {path} should be: move it away, or name another folder with --output."

@@ -1,11 +1,13 @@
 """What a training has changed so far, in a file: killed, the same training goes on after its last whole epoch."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import re
 import sys
 import time
+import types
 from pathlib import Path
 
 import keras
@@ -21,47 +23,56 @@ class Checkpoint(keras.callbacks.Callback):
     """Keeps weights, state of the optimizer and of all random numbers, and the history, after an epoch.
 
     `keras.callbacks.BackupAndRestore` keeps neither the history nor the seeds of dropout. What is taken up here
-    ends as the undisturbed training does, bit for bit where the backend computes so.
+    ends as the undisturbed training does, bit for bit where the backend computes so. (On PyTorch dropout without a seed
+    draws from a generator that no variable holds: there it goes on with other draws.)
 
     Args:
-        path: The file, which ends in `.npz`.
-        training: What decides the outcome, see `fingerprint`; a file of another training is not taken up.
+        path: A name that ends in `.npz`; the file's has the first digits of `training` in it, too, so that no other
+            training with this path removes it.
+        training: What decides the outcome, see `fingerprint`.
         rows: The list that holds the history; what the file knows is put into it.
+        model: The compiled model with its optimizer built, as it is when the training begins.
+
+    Attributes:
+        path: The file.
     """
 
-    def __init__(self, path: str | Path, training: str, rows: list[dict]) -> None:
+    def __init__(self, path: str | Path, training: str, rows: list[dict], model: keras.Model) -> None:
         super().__init__()
-        self.path, self.training, self.rows = Path(path), training, rows
+        self._named, self._training, self._rows = Path(path), training, rows
+        self.path = self._named.with_name(f"{self._named.stem}-{training[:8]}.npz")
+        self._first = _values(model)
 
     def restore(self, model: keras.Model) -> int:
         """Takes up what the file holds, and says so on stderr.
 
-        Args:
-            model: The compiled model, as it was when the training began.
-
         Returns:
-            How many epochs are done; 0 without a file, or with one of another training or that cannot be read.
+            How many epochs are done; 0 without a file, or with one that cannot be read.
         """
+        for other in sorted(self.path.parent.glob(f"{self._named.stem}-????????.npz")):
+            if other != self.path:
+                _say(f"{other} is of another training, of other data, settings or first weights: remove it if that "
+                     "is not to go on")  # fmt: skip
         if not self.path.exists():
             return 0
-        if not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
-        variables = _variables(model)
         try:
             with open(self.path, "rb") as data, np.load(data) as file:
                 told = json.loads(str(file["training"]))
-                if told["training"] != self.training:
-                    _say(f"{self.path} is of another training, of other data or settings: {model.name} begins anew")
-                    return 0
-                values = [file[str(i)] for i in range(len(variables))]
-        except artifacts.DAMAGED as error:
+                if told["training"] != self._training:
+                    raise ValueError("it is of another training")
+                values = [file[str(i)] for i in range(len(self._first))]
+                rows = list(told["rows"])
+        except (*artifacts.DAMAGED, TypeError) as error:
             _say(f"{self.path} cannot be read ({error}): {model.name} begins anew")
             return 0
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-        self.rows[:] = told["rows"]
-        _say(f"{model.name} goes on after epoch {len(self.rows)}, from {self.path}")
-        return len(self.rows)
+        _assign(model, values)
+        self._rows[:] = rows
+        _say(f"{model.name} goes on after epoch {len(rows)}, from {self.path}")
+        return len(rows)
+
+    def rewind(self, model: keras.Model) -> None:
+        """Gives the model back what it had when the training began, so that the same call goes on."""
+        _assign(model, self._first)
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self._written = time.perf_counter()
@@ -70,11 +81,11 @@ class Checkpoint(keras.callbacks.Callback):
         last = self.model.stop_training or epoch + 1 == self.params.get("epochs")
         if last or time.perf_counter() < self._written + SECONDS:
             return
-        told = json.dumps({"training": self.training, "rows": self.rows}, default=float)
-        values = {str(i): keras.ops.convert_to_numpy(value) for i, value in enumerate(_variables(self.model))}
+        told = json.dumps({"training": self._training, "rows": self._rows}, default=lambda x: np.asarray(x).tolist())
+        values = {str(i): value for i, value in enumerate(_values(self.model))}
         try:
-            with artifacts.writing(self.path) as partial:
-                np.savez(partial, training=told, **values)
+            with artifacts.writing(self.path) as partial, open(partial, "wb") as file:
+                np.savez(file, training=told, **values)
         except OSError as error:  # the training itself can go on
             _say(f"{self.model.name} goes on without a checkpoint. {artifacts.explain(error, self.path)}")
         self._written = time.perf_counter()
@@ -88,31 +99,62 @@ def fingerprint(model: keras.Model, *splits: tuple[np.ndarray, np.ndarray] | Non
     """Returns the SHA-256 of all that decides how a training ends.
 
     Args:
-        model: The compiled model: its structure, how it is compiled, and the weights that it starts from.
+        model: The compiled model, with its optimizer built: its structure, how it is compiled, and all that it and
+            its optimizer start from.
         splits: Pictures and labels of training and validation; of the pictures 1,000 are read.
-        settings: What else counts, such as epochs and versions.
+        settings: What else counts, such as epochs and versions. Functions count by their code and what they hold.
     """
-    digest = hashlib.sha256()
-    arrays = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+    digest, arrays = hashlib.sha256(), _values(model)
     for pictures, labels in filter(None, splits):
         few = np.unique(np.linspace(0, len(pictures) - 1, _PROBED).astype(int))
         arrays += [np.asarray(pictures[few]), np.asarray(labels), np.array(len(pictures))]
     for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
-    layers = [(type(layer).__name__, layer.get_config()) for layer in model._flatten_layers()
-              if not isinstance(layer, keras.Model)]  # fmt: skip
-    facts = json.dumps([layers, model.get_compile_config(), settings], sort_keys=True, default=_told)
-    digest.update(re.sub(r'("name": "[^"]*?)_\d+"', r'\1"', facts).encode())  # Keras counts its names in a process
+    structure = json.dumps(model.get_config(), sort_keys=True, default=_told)
+    for position, layer in enumerate(model._flatten_layers()):  # Keras counts its names in a process
+        structure = structure.replace(f'"{layer.name}"', f'"layer {position}"')
+    decays = [model.optimizer._use_weight_decay(variable) for variable in model.trainable_variables]
+    loss = _told(model.loss) if isinstance(model.loss, types.FunctionType) else None  # else its config tells
+    facts = json.dumps([model.get_compile_config(), loss, decays, settings], sort_keys=True, default=_told)
+    digest.update(re.sub(r'("name": "[^"]*?)_\d+"', r'\1"', structure + facts).encode())
     return digest.hexdigest()
 
 
-def _told(setting: object) -> object:
-    if isinstance(setting, keras.Layer):
-        return setting.get_config()
-    return getattr(setting, "__qualname__", None) or str(setting)  # a function's text holds its address
+def _told(thing: object) -> object:
+    """Returns what can be written as JSON, and is the same in every process, in place of what cannot."""
+    if thing is None or isinstance(thing, str | int | float):
+        return thing
+    if isinstance(thing, set | frozenset):
+        return sorted(map(str, thing))
+    if isinstance(thing, np.ndarray | np.generic):
+        return thing.tolist()
+    if isinstance(thing, keras.Layer):
+        return [thing.get_config(), [array.tolist() for array in thing.get_weights()]]
+    if isinstance(thing, functools.partial):
+        return [_told(thing.func), thing.args, thing.keywords]
+    if isinstance(thing, types.MethodType):
+        return [_told(thing.__func__), _told(thing.__self__)]
+    if isinstance(thing, types.FunctionType):
+        held = [cell.cell_contents for cell in thing.__closure__ or ()]
+        return [thing.__qualname__, _code(thing.__code__), thing.__defaults__, thing.__kwdefaults__, held]
+    return [type(thing).__qualname__, getattr(thing, "__dict__", None) or str(thing)]
 
 
-def _variables(model: keras.Model) -> list:
+def _code(code: types.CodeType) -> list:
+    constants = [_code(one) if isinstance(one, types.CodeType) else repr(one) for one in code.co_consts]
+    return [code.co_code.hex(), code.co_names, constants]
+
+
+def _values(model: keras.Model) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(variable) for variable in _variables(model)]
+
+
+def _assign(model: keras.Model, values: list[np.ndarray]) -> None:
+    for variable, value in zip(_variables(model), values, strict=True):
+        variable.assign(value)
+
+
+def _variables(model: keras.Model) -> list[keras.Variable]:
     return [*model.variables, *model.optimizer.variables]
 
 

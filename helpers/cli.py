@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal may know no ✔; stderr replaces already
-    parsed = _parser().parse_args(arguments)
+    parsed = _parser().parse_args(_separated(sys.argv[1:] if arguments is None else arguments))
     try:
         return parsed.command(parsed)
     except KeyboardInterrupt:
@@ -43,6 +43,15 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {_sentence(error)}", file=sys.stderr)
         return 2
+
+
+def _separated(words: list[str]) -> list[str]:
+    """Takes `-p NAME=VALUE` for `-p NAME VALUE`."""
+    separated: list[str] = []
+    for word in words:
+        pair = re.fullmatch(r"([A-Za-z_]\w*)=(.*)", word, re.DOTALL) if separated[-1:] == ["-p"] else None
+        separated += pair.groups() if pair else [word]
+    return separated
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -185,6 +194,8 @@ def _run(parsed: argparse.Namespace) -> int:
         whole = shlex.quote(" ".join([parsed.source, *parsed.numbers]))
         raise ValueError(f"There is no notebook {words[0]!r}: write quotes around names with spaces: --source {whole}.")
     given = dict(parsed.parameters)
+    if parsed.source is not None and not parsed.source.strip():
+        raise ValueError("--source is empty: name your pictures, or leave it out for Fashion-MNIST.")
     if parsed.source is not None:
         given["SOURCE"] = parsed.source
     return runner.run(parsed.numbers, profile=parsed.profile, given=given, kernel_name=parsed.kernel)
@@ -203,6 +214,8 @@ def _report(parsed: argparse.Namespace) -> int:
     if parsed.folder is not None and not artifacts.expanded(parsed.folder).is_dir():
         raise ValueError(f"There is no folder {parsed.folder}: name one that a run has written to.")
     _choose_outputs(parsed.folder)
+    if parsed.folder is not None and not any(artifacts.outputs().glob("*/[0-9][0-9]_*.ipynb")):
+        raise ValueError(f"No run has written to {parsed.folder}: name the folder that was a run's --output.")
     from helpers import report
 
     print(report.render_all(story=parsed.story))
@@ -255,12 +268,13 @@ def _model(named: str | None) -> Path:
 
 
 def _registry_list(parsed: argparse.Namespace) -> int:
-    from helpers import registry
+    from helpers import artifacts, registry
 
     table = registry.listing(parsed.name, root=parsed.registry)
     if table.empty:
         raise ValueError(
-            f"The registry has no version of {parsed.name or 'any model'}: run notebook 05, or name another."
+            f"No version of {parsed.name or 'any model'} is in the registry "
+            f"{parsed.registry or artifacts.outputs() / 'registry'}: run notebook 05, or name another."
         )
     for row in table.itertuples():
         mark = "live" if row.live else ""

@@ -228,7 +228,8 @@ class _Means:
         first = keras.ops.take(flat, self._first)
         apart = flat - keras.ops.take(first, codes)
         sums = keras.ops.segment_sum(apart, codes, num_segments=len(self._members))
-        means = (first + sums / np.maximum(self._members, 1)) * self._kept
+        means = keras.ops.add(first, keras.ops.divide(sums, np.maximum(self._members, 1)))
+        means = keras.ops.multiply(means, self._kept)
         return keras.ops.take(means, self._codes)
 
 

@@ -121,17 +121,21 @@ def _data() -> Finding:
     folder = artifacts.root() / "data" / "fashion-mnist"
     mend = f"put the files of {folder.relative_to(artifacts.root())} back as they are in the repository"
     try:
-        wanted = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))
+        read = "checksums.json"
+        wanted = json.loads((folder / read).read_text(encoding="utf-8"))
         for name, facts in wanted.items():
+            read = f"{name}.gz"
             with gzip.open(folder / f"{name}.gz") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
                     return Finding("data", f"{folder / name}.gz is not the file that was published", mend)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        return Finding("data", f"Fashion-MNIST cannot be read: {error}", mend)
+        return Finding("data", f"Fashion-MNIST's {read} cannot be read: {error}", mend)
     return Finding("data", f"Fashion-MNIST, {len(wanted)} files with the right SHA-256")
 
 
 def _devices() -> Finding:
+    if trouble := kernel.backend_problem():
+        return _told("devices", trouble, "")
     try:
         told = subprocess.run(
             [sys.executable, "-c", _DEVICES],

@@ -20,6 +20,7 @@ from helpers import artifacts
 from helpers.records import shortened
 
 NAME = "workbook"
+_NOTE = re.compile(r"\[IPKernelApp\]|[IW]\d{4} |WARNING: All log messages")  # of Jupyter and TensorFlow: no reason
 _INTERVAL = 0.5  # seconds between two looks at the kernel
 
 
@@ -28,6 +29,7 @@ class Watch:
 
     Args:
         on_cell: Called with a cell's index before it runs.
+        on_words: Called with what a cell writes to stderr, which is how far its long work is.
         on_tick: Called about twice a second while the kernel lives.
         keep_open: File descriptors that the kernel inherits, so that a lock on them lasts as long
             as the kernel does, even when the process that started it is killed.
@@ -36,10 +38,12 @@ class Watch:
     def __init__(
         self,
         on_cell: Callable[[int], None] = lambda index: None,
+        on_words: Callable[[str], None] = lambda text: None,
         on_tick: Callable[[], None] = lambda: None,
         keep_open: tuple[int, ...] = (),
     ):
         self.on_cell = on_cell
+        self.on_words = on_words
         self.on_tick = on_tick
         self.keep_open = keep_open
         self.peak_bytes = 0
@@ -149,6 +153,12 @@ class _Client(PapermillNotebookClient):
         self.watch.on_cell(cell_index)
         return super().execute_cell(cell, cell_index, *args, **kwargs)
 
+    def process_message(self, *args, **kwargs):
+        output = super().process_message(*args, **kwargs)
+        if output and output.output_type == "stream" and output.name == "stderr":
+            self.watch.on_words("".join(output.text))
+        return output
+
 
 def _end(process: subprocess.Popen | None, words: IO[bytes]) -> str:
     status = process.poll() if process is not None else None
@@ -157,7 +167,7 @@ def _end(process: subprocess.Popen | None, words: IO[bytes]) -> str:
         signalled += ", often for want of memory"
     words.seek(0)
     lines = [line for line in words.read().decode("utf-8", errors="replace").splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith("[IPKernelApp]")]
+    told = [line for line in lines if not _NOTE.match(line)]
     return f"{signalled}: {shortened(told[-1], 300)}" if told else signalled
 
 

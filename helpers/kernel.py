@@ -10,6 +10,7 @@ from pathlib import Path
 from helpers import artifacts
 
 NAME = "workbook"
+_BACKENDS = ("tensorflow", "jax", "torch")
 
 # What every run of a notebook starts from. KERAS_BACKEND is left to the reader's environment.
 ENVIRONMENT = {
@@ -108,6 +109,14 @@ def problem(name: str = NAME) -> str | None:
     else:
         return None
     return f"The kernel `workbook` in {found.resource_dir} {amiss}: run `{_install_command(found.resource_dir)}`."
+
+
+def backend_problem() -> str | None:
+    """Returns one sentence if `KERAS_BACKEND` names none that Keras has, or `None`."""
+    chosen = os.environ.get("KERAS_BACKEND") or _BACKENDS[0]
+    if chosen in _BACKENDS:
+        return None
+    return f"KERAS_BACKEND is {chosen!r}, which Keras does not know: set it to {', '.join(_BACKENDS)}, or unset it."
 
 
 def _install_command(stale: str | None = None) -> str:

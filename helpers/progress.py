@@ -44,7 +44,7 @@ class RunProgress:
             self._cells.insert(at, _INSERTED)
         self._count = sum(_is_code(cell) for cell in self._cells)
         self._at = 0
-        self._section = self._told = ""
+        self._section = self._told = self._words = ""
         if stem:
             self._show(0, 0)
 
@@ -55,6 +55,7 @@ class RunProgress:
     def cell(self, index: int) -> None:
         """Notes that the cell at `index` begins."""
         cell = self._cells[index] if index < len(self._cells) else _INSERTED
+        self._words = ""
         if not _is_code(cell):
             heading = re.search(r"^##+ (.+)$", cell["source"], re.MULTILINE)
             self._section = heading[1].strip() if heading else self._section
@@ -63,6 +64,14 @@ class RunProgress:
         if not self._live and (self._at == 1 or self._section != self._told):
             self._told = self._section
             self._write(f"{self._stem}: cell {self._at}/{self._count}{' · ' if self._section else ''}{self._section}\n")
+
+    def words(self, text: str) -> None:
+        """Passes on what the cell says of its long work: its last line on the live line, or each in the log."""
+        lines = [line.rsplit("\r", 1)[-1] for line in text.splitlines() if line.strip()]
+        if lines and self._live:
+            self._words = lines[-1]
+        elif lines:
+            self._write("".join(f"{self._stem}: {line}\n" for line in lines))
 
     def tick(self, seconds: float, peak_bytes: int) -> None:
         """Brings the live line up to date."""
@@ -84,7 +93,8 @@ class RunProgress:
         if not self._live or not self._stem:
             return
         text = (
-            f"{self._stem}  cell {self._at}/{self._count} · {duration(seconds)} · {size(peak_bytes)} · {self._section}"
+            f"{self._stem}  cell {self._at}/{self._count} · {duration(seconds)} · {size(peak_bytes)} · "
+            f"{self._words or self._section}"
         )
         width = shutil.get_terminal_size().columns - 1
         self._write(f"{self._clear()}{text[:width]}")

@@ -19,7 +19,7 @@ from helpers.progress import RunProgress, duration
 
 # How Python, HDF5, NumPy and SQLite say that a disk, a quota or a file-size limit is full.
 _FULL = re.compile(
-    rf"errno\W+({errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG})\b|requested and \d+ written|disk is full", re.I
+    rf"errno\W+(?P<number>{errno.ENOSPC}|{errno.EDQUOT}|{errno.EFBIG})\b|requested and \d+ written|disk is full", re.I
 )
 _LONGEST = 400  # signs of an error's message; the helpers' own sentences are shorter and end with what to do
 
@@ -51,7 +51,7 @@ def run(
 
     found = notebooks.find()
     chosen, values = plans.make(found, numbers or [], plans.read_profile(profile, found), given or {})
-    if trouble := kernel.problem(kernel_name) or report.problem():
+    if trouble := kernel.backend_problem() or kernel.problem(kernel_name) or report.problem():
         raise ValueError(trouble)
     _refuse_wrong_sources(chosen, values)
     asked = {plans.number_of(text, found) for text in numbers or []} or set(found)
@@ -128,7 +128,12 @@ def _run_one(notebook: Notebook, values: dict, kernel_name: str, descriptor: int
         (folder / "claims.json").unlink(missing_ok=True)
     content = notebooks.load(notebook.path)
     progress.begin(notebook.stem, content.cells, inserted=bool(values))
-    watch = engine.Watch(progress.cell, lambda: progress.tick(watch.seconds, watch.peak_bytes), keep_open=(descriptor,))
+    watch = engine.Watch(
+        progress.cell,
+        lambda text: progress.words(_concealed(text, values)),
+        lambda: progress.tick(watch.seconds, watch.peak_bytes),
+        keep_open=(descriptor,),
+    )
     error = ""
     try:
         execute_notebook(
@@ -207,9 +212,9 @@ def _reason(raised: Exception, position: str, end: str) -> str:
     from helpers.records import shortened
 
     if isinstance(raised, PapermillExecutionError):
-        if _FULL.search(str(raised.evalue)):  # nothing that follows could write either
-            full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            raise OSError(errno.ENOSPC, artifacts.explain(full, artifacts.outputs()))
+        if full := _FULL.search(str(raised.evalue)):  # nothing that follows could write either
+            number = int(full["number"] or errno.ENOSPC)
+            raise OSError(number, artifacts.explain(OSError(number, os.strerror(number)), artifacts.outputs()))
         return f"{position} raised {raised.ename}: {shortened(str(raised.evalue), _LONGEST)}".removesuffix(": ")
     if isinstance(raised, DeadKernelError) or "Kernel died" in str(raised):
         return f"the kernel ended in {position} {end}"

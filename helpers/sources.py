@@ -81,7 +81,10 @@ def open_source(source: str = "", *, query: str = "", limits: Limits = DEFAULT_L
     'the IDX files of fashion-mnist'
     """
     if source == "":
-        return idx.IdxSource(artifacts.root() / "data" / "fashion-mnist", limits=limits)
+        own = artifacts.root() / "data" / "fashion-mnist"
+        if not own.is_dir():
+            raise SourceError(f"{own} is not there, Fashion-MNIST's folder: put it back as it is in the repository.")
+        return idx.IdxSource(own, limits=limits)
     scheme = source.partition("://")[0].lower() if "://" in source else ""
     if scheme in ("http", "https"):
         from helpers import downloads

@@ -93,7 +93,8 @@ class Progress(keras.callbacks.Callback):
         kept = ""
         if self._dashboard.stopped and weights is not None:
             self.model.set_weights(weights)
-            kept = f" It was stopped and keeps the weights with the lowest loss, {loss:.4f}."
+            since = f" since epoch {self._before}" if self._before else ""
+            kept = f" It was stopped and keeps the weights with the lowest loss{since}, {loss:.4f}."
         self._dashboard.close(f"{len(self.rows)} epochs, {_metrics(self.rows[-1])}.{kept}" if self.rows else "")
 
     def _left(self, done: float) -> str:
@@ -262,9 +263,10 @@ def fit(
         seed: Seed of order and augmentation; dropout and initial weights follow
             `keras.utils.set_random_seed`.
         callbacks: More callbacks, such as `keras.callbacks.EarlyStopping`.
-        checkpoint: A file, `.npz`, for a training that may be killed: the same call goes on after the last epoch
-            that it holds, see `checkpoints`. It is written every half minute at most, and removed in the end. What
-            callbacks remember by themselves, as `EarlyStopping` does, begins anew.
+        checkpoint: A name that ends in `.npz`, for a training that may be killed or interrupted: the same call goes on
+            after the last epoch that the file holds, see `checkpoints`. It is written every half minute at most, and
+            removed in the end. What callbacks and layers in `augment` remember, as `EarlyStopping` does, begins anew.
+            An interrupted model has its first weights again.
         verbose: Whether each epoch is a line on stderr.
 
     Returns:
@@ -273,12 +275,14 @@ def fit(
         `keras.callbacks.BackupAndRestore`, finds that all epochs are done.
 
     Raises:
-        ValueError: If the model is not compiled, there is no epoch, a label is no class of the model, or there
-            are fewer pictures than devices.
+        ValueError: If the model is not compiled, or not built and to be kept, there is no epoch, a label is no class
+            of the model, or there are fewer pictures than devices.
         Diverged: If the loss of an epoch is not finite, which ends the training, or in the end that of the validation.
     """
     if not model.compiled:
         raise ValueError("The model is not compiled: call model.compile(optimizer, loss, metrics) first.")
+    if checkpoint is not None and not model.built:
+        raise ValueError("A model that is not built has no weights to keep: begin it with keras.Input(shape).")
     if epochs < 1:
         raise ValueError(f"A training passes over its pictures at least once; received epochs={epochs}.")
     for _, labels in filter(None, (train, validation)):
@@ -301,17 +305,24 @@ def fit(
         judge = _feed(preprocessing.batches(*validation, indices=np.arange(total), batch_size=size))
     turn = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: batches.start(epoch))
     done, callbacks = 0, [turn, progress, *callbacks]
+    kept = None
     if checkpoint is not None:
+        model.optimizer.build(model.trainable_variables)
         training = checkpoints.fingerprint(
             model, train, validation, epochs=epochs, batch_size=batch_size, devices=count, seed=seed, augment=augment,
-            class_weight=class_weight, versions=versions(),
+            class_weight=sorted((class_weight or {}).items()), versions=versions(),
         )  # fmt: skip
-        kept = checkpoints.Checkpoint(checkpoint, training, progress.rows)
+        kept = checkpoints.Checkpoint(checkpoint, training, progress.rows, model)
         done = kept.restore(model)
         callbacks.append(kept)
-    with fusion.fused(model):
-        model.fit(_feed(batches), validation_data=judge, epochs=epochs, initial_epoch=done, shuffle=False,
-                  class_weight=class_weight, callbacks=callbacks, verbose=0)  # fmt: skip
+    try:
+        with fusion.fused(model):
+            model.fit(_feed(batches), validation_data=judge, epochs=epochs, initial_epoch=done, shuffle=False,
+                      class_weight=class_weight, callbacks=callbacks, verbose=0)  # fmt: skip
+    except KeyboardInterrupt:
+        if kept is not None:
+            kept.rewind(model)
+        raise
     history = pd.DataFrame(progress.rows)
     for name in ("loss", "val_loss"):
         if name in history and not np.isfinite(history[name].iloc[-1]):
@@ -346,6 +357,10 @@ def restart(model: keras.Model, *, seed: int, learning_rate: float | None = None
     # Keras's seeds come from here. keras.utils.set_random_seed would seed TensorFlow's generator, too, which
     # no layer uses and which makes TensorFlow throw away all that it has prepared: 0.3 s for the next step.
     random.seed(seed)
+    if keras.backend.backend() == "torch":  # whose dropout draws from its own
+        import torch
+
+        torch.manual_seed(seed)
     fresh = type(model).from_config(model.get_config())
     _assign(model.variables, fresh.variables)
     optimizer = model.optimizer

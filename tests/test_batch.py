@@ -411,7 +411,7 @@ def test_a_full_disk_is_one_sentence_and_what_is_done_is_kept(folder, model, tmp
     command = ["predict", "--model", str(model), str(folder), "--output", str(tmp_path / "out.parquet"), "--shard", "2"]
     ended = subprocess.run([sys.executable, "-c", _FULL, "6000", *command], capture_output=True, text=True)
     assert ended.returncode == 2
-    assert "There is no room to write in" in ended.stderr.splitlines()[-1]
+    assert "would be larger than it may be: raise the limit (see `ulimit -f`)" in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr
     assert len(list((tmp_path / "out.parquet.parts").glob("*.parquet"))) == 12  # the whole is larger than each
     assert not (tmp_path / "out.parquet").exists()

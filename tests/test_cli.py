@@ -42,6 +42,12 @@ def test_source_is_the_parameter_of_that_name(run_arguments):
     assert run_arguments[0][1]["given"] == {"SOURCE": "some/folder"}
 
 
+def test_a_parameter_may_be_given_with_an_equals_sign(run_arguments):
+    cli.main(["run", "-p", "EPOCHS=2", "-p", "QUERY=SELECT a FROM b WHERE c=1", "-p", "NAME", "x=y", "03"])
+    given = {"EPOCHS": "2", "QUERY": "SELECT a FROM b WHERE c=1", "NAME": "x=y"}
+    assert run_arguments == [(["03"], {"profile": None, "given": given, "kernel_name": "workbook"})]
+
+
 @pytest.mark.parametrize("value", ["-3", "-0.5", "-.5", "-1e-3", "-2.5E6"])
 def test_negative_values_are_values(run_arguments, value):
     cli.main(["run", "-p", "SHIFT", value])
@@ -65,6 +71,8 @@ def test_output_is_relative_to_where_the_command_is_given(run_arguments, tmp_pat
         (["run", "--output", ""], "The folder to write to is '': name one, such as outputs, or leave it out."),
         (["refresh", "--output", " "], "The folder to write to is ' ': name one"),
         (["report", ""], "The folder to write to is '': name one"),
+        (["report", "."], "No run has written to .: name the folder that was a run's --output."),
+        (["run", "--source", " "], "--source is empty: name your pictures, or leave it out for Fashion-MNIST."),
     ],
 )
 def test_a_folder_that_is_none_is_refused(arguments, sentence, tmp_path, monkeypatch, capsys):
@@ -118,8 +126,8 @@ def test_an_error_is_told_as_a_sentence(error, sentence):
         (["run", "--source", "no/such/folder"], "There is no 'no/such/folder': a source is a folder, "),
         (["refresh", "99"], "There is no notebook '99': there are 01_data_preparation, "),
         (["kernel", "install", "--prefix", __file__], f"The kernel cannot be installed in {__file__}"),
-        (["registry", "list"], "The registry has no version of any model: run notebook 05, or name another."),
-        (["registry", "list", "cats"], "The registry has no version of cats: run notebook 05, or name another."),
+        (["registry", "list"], "No version of any model is in the registry "),
+        (["registry", "list", "cats"], "No version of cats is in the registry "),
         (["registry", "promote", "cats", "1"], "The registry has no version 1 of the model cats; there is none."),
         (["registry", "rollback", "cats"], "There is no model cats in the registry."),
         (["predict", "--model", "no.onnx", "x.png"], "There is no model no.onnx: run `python -m helpers run` first"),
@@ -308,6 +316,14 @@ def test_doctor_takes_what_to_do_from_behind_the_last_colon():
     assert doctor._told("pages", None, "are made") == doctor.Finding("pages", "are made")
 
 
+def test_a_backend_that_keras_does_not_know_is_told_before_any_work(monkeypatch, capsys):
+    monkeypatch.setenv("KERAS_BACKEND", "nonsense")
+    sentence = "KERAS_BACKEND is 'nonsense', which Keras does not know: set it to tensorflow, jax, torch, or unset it."
+    assert cli.main(["run", "01"]) == 2
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+    assert doctor._devices() == doctor.Finding("devices", sentence, "set it to tensorflow, jax, torch, or unset it")
+
+
 def test_doctor_sees_a_changed_data_file(project):
     folder = project / "data" / "fashion-mnist"
     folder.mkdir(parents=True)
@@ -319,7 +335,7 @@ def test_doctor_sees_a_changed_data_file(project):
     assert finding.mend.startswith("put the files of data/fashion-mnist back")
     whole = gzip.compress(bytes(range(256)) * 9)
     (folder / "labels.gz").write_bytes(whole[:20] + b"\xff" * 20 + whole[40:])
-    assert "Fashion-MNIST cannot be read: Error -3 while decompressing data" in doctor._data().found
+    assert "Fashion-MNIST's labels.gz cannot be read: Error -3 while decompressing data" in doctor._data().found
 
 
 def test_doctor_sees_the_helpers_of_another_checkout(tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import errno
 import functools
 import io
 import json
@@ -75,8 +76,9 @@ def test_what_a_notebook_needs_runs_first_if_it_was_never_run(two):
     assert plan(["02"])[0] == ["01_data", "02_train"]
 
 
-def test_what_another_tool_has_run_counts(two):
-    artifacts.write_json(artifacts.outputs() / "01_data" / "dataset" / "manifest.json", {})
+@pytest.mark.parametrize("left", ["dataset/manifest.json", "model_card.json", "models.csv"])
+def test_what_another_tool_has_run_counts(two, left):
+    artifacts.write_json(artifacts.outputs() / "01_data" / left, {})
     assert plan(["02"])[0] == ["02_train"]
 
 
@@ -277,20 +279,21 @@ def test_a_folder_that_cannot_be_written_is_one_sentence_and_status_2(two, make,
 
 
 @pytest.mark.parametrize(
-    "evalue",
+    ("evalue", "told"),
     [
-        "[Errno 28] No space left on device",
-        "[Errno 27] File too large",
-        "Can't write data (file write failed: errno = 28, …)",
-        "4096 requested and 0 written",
-        "(sqlite3.OperationalError) database or disk is full",
+        ("[Errno 28] No space left on device", "There is no room to write in"),
+        ("[Errno 27] File too large", "would be larger than it may be: raise the limit"),
+        (f"[Errno {errno.EDQUOT}] Disk quota exceeded", "Your quota is used up"),
+        ("Can't write data (file write failed: errno = 28, …)", "There is no room to write in"),
+        ("4096 requested and 0 written", "There is no room to write in"),
+        ("(sqlite3.OperationalError) database or disk is full", "There is no room to write in"),
     ],
 )
-def test_a_disk_that_fills_up_is_known_in_every_librarys_words(evalue):
+def test_a_disk_that_fills_up_is_known_in_every_librarys_words(evalue, told):
     from papermill.exceptions import PapermillExecutionError
 
     error = PapermillExecutionError(cell_index=1, exec_count=1, source="", ename="OSError", evalue=evalue, traceback=[])
-    with pytest.raises(OSError, match="There is no room to write in"):
+    with pytest.raises(OSError, match=told):
         runner._reason(error, "cell 1 of 2", "")
 
 
@@ -318,7 +321,7 @@ def test_a_disk_that_fills_up_midway_is_one_sentence_and_status_2(project, make,
         preexec_fn=limit,
     )
     assert told.returncode == 2
-    assert told.stderr.splitlines()[-1].startswith("error: There is no room to write in")
+    assert re.match(r"error: A file in .*/out would be larger than it may be", told.stderr.splitlines()[-1])
     assert "Traceback" not in told.stderr
 
 
@@ -362,6 +365,10 @@ def test_a_failed_claim_stops_nothing_and_ends_with_status_1(two, make, capsys):
     [
         ("1 / 0", "cell 3 of 4 raised ZeroDivisionError: division by zero"),
         ("import sys; sys.exit(0)", "it stopped after cell 3 of 4 without an error, and the cell 'after' never ran"),
+        (
+            "import os; os.write(2, b'I0000 00:00:17 cudart_stub.cc:31] no cuda\\n'); os.kill(os.getpid(), 9)",
+            "the kernel ended in cell 3 of 4 by SIGKILL, often for want of memory",
+        ),
         ("import os; os.kill(os.getpid(), 9)", "the kernel ended in cell 3 of 4 by SIGKILL, often for want of memory"),
     ],
 )
@@ -604,11 +611,14 @@ def test_a_log_gets_a_line_for_each_section(make):
     progress.begin("01_data", cells, inserted=False)
     for index in range(len(cells)):
         progress.cell(index)
+    progress.words("epoch 1\n\nepoch 2\n")
     progress.tick(1.0, 100)
     progress.end(outcome())
     assert log.getvalue().splitlines() == [
         "01_data: cell 1/4",
         "01_data: cell 3/4 · First",
+        "01_data: epoch 1",
+        "01_data: epoch 2",
         "01_data: 3 cells, 41 s, 1.2 GB, 2 of 3 claims held",
     ]
 
@@ -625,5 +635,8 @@ def test_a_terminal_gets_one_live_line_no_wider_than_it_is(make, monkeypatch):
     assert "\n" not in terminal.getvalue()
     line = terminal.getvalue().split("\r\x1b[K")[-1]
     assert line == "01_data  cell 4/4 · 61 s · 57 MB · A sec"[:39]
+    progress.words("epoch 1\nepoch 2\n")
+    progress.tick(62.0, 57_000_000)
+    assert terminal.getvalue().endswith("01_data  cell 4/4 · 62 s · 57 MB · epoc")
     progress.end(outcome(status="failed", error="cell 4 of 4 raised"))
     assert terminal.getvalue().endswith("\r\x1b[K01_data: failed: cell 4 of 4 raised\n")
