@@ -82,8 +82,9 @@ def _k_means(weights: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
             centroids[empty] = values[edges[worst + 1] - 1]
             centroids.sort()
     filled = members > 0
+    centroids = np.diff(sums[edges])[filled] / members[filled]  # of these slices: the rounds may end after a cut
     codes = np.repeat(np.cumsum(filled) - 1, np.diff(edges))  # of the values
-    return centroids[filled], codes[inverse]
+    return centroids, codes[inverse]
 
 
 def restore(clusters: Clusters) -> np.ndarray:

@@ -7,7 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.cluster.vq import kmeans2
@@ -89,6 +89,7 @@ def test_every_weight_is_at_the_centroid_of_its_cluster_and_no_value_is_without_
 
 
 @given(weights=st.one_of(values, few), count=counts)
+@example(weights=np.array([[0, 3, 1, 4, -1], [6e-42, 1.2e-38, 5, 2, 2]], np.float32), count=8)  # cut to the last round
 def test_no_weight_is_nearer_to_another_centroid(weights, count):
     clusters = clustering.cluster(weights, count)
     error = np.sum((clustering.restore(clusters).astype(float) - weights) ** 2)

@@ -2,7 +2,10 @@
 
 import re
 
+import nbformat
+import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 
 from helpers import artifacts
 
@@ -55,3 +58,30 @@ def test_the_glossary_names_notebooks_that_there_are():
 
 def test_readme_has_at_most_two_badges():
     assert README.count("img.shields.io") + README.count("badge.svg") <= 2
+
+
+def _committed_table(stem: str, cell: str) -> pd.DataFrame:
+    """Returns the table that a cell of a committed notebook shows, named by its first column."""
+    content = nbformat.read(ROOT / "notebooks" / f"{stem}.ipynb", as_version=4)
+    (found,) = (one for one in content.cells if one.id == cell)
+    (page,) = (output.data["text/html"] for output in found.outputs if "text/html" in output.get("data", {}))
+    lines = BeautifulSoup(page, "html.parser").find_all("tr")
+    rows = [[part.get_text() for part in line.find_all(["th", "td"])] for line in lines]
+    return pd.DataFrame(rows[1:], columns=rows[0]).set_index(rows[0][0])
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_what_the_readme_says_is_deployed_is_what_notebook_05_has_measured(name):
+    sizes, times = (_committed_table("05_compression", cell) for cell in ("sizes", "times"))
+    text = (ROOT / name).read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .*?\| \**([\d,]+)\**[^|]*\| ([\d.]+) \| ([\d.]+) ms \| ([\d,]+) \|$", text, re.MULTILINE)
+    weights = int(float(sizes.loc["big", "bytes"]) * float(sizes.loc["big", "times smaller"]))  # to three digits
+    for row, model in zip(rows, ["Keras, predict", "big", "dynamic range", "small", "smallest"], strict=True):
+        size, accuracy, latency, rate = (float(figure.replace(",", "")) for figure in row)
+        if model == "Keras, predict":
+            assert size == pytest.approx(weights, rel=0.001)
+        else:
+            assert size == float(sizes.loc[model, "bytes"])
+            assert accuracy == float(sizes.loc[model, "accuracy"])
+        assert latency == pytest.approx(float(times.loc[model, "latency_ms_p50"]), rel=0.02, abs=0.0005)
+        assert rate == pytest.approx(float(times.loc[model, "pictures_per_second"]), rel=0.02)

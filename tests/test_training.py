@@ -284,6 +284,7 @@ def test_a_restart_takes_another_learning_rate_without_compiling_again():
     np.testing.assert_allclose(history["loss"].diff().iloc[1], 0, atol=1e-5)  # the step reads the new rate
     assert model.train_function is function
     assert float(training.restart(model, seed=1).optimizer.learning_rate) == pytest.approx(1e-12)  # which stays
+    assert float(training.restart(model, seed=1, learning_rate=0.0).optimizer.learning_rate) == 0
     with pytest.raises(ValueError, match="not compiled"):
         training.restart(models.mlp(SHAPE, 3), seed=1)
 
@@ -293,13 +294,13 @@ def test_a_restart_takes_another_learning_rate_without_compiling_again():
 
 def test_muon_takes_the_kernel_of_a_convolution_for_a_matrix():
     random = np.random.default_rng(0)
-    shapes = {"kernel": (3, 3, 2, 5), "dense": (6, 4), "depthwise": (3, 3, 4, 1), "bias": (5,)}
+    shapes = {"kernel": (3, 3, 2, 5), "dense": (6, 4), "wide": (2, 7), "depthwise": (3, 3, 4, 1), "bias": (5,)}
     start, slopes = ({name: random.normal(size=shape).astype("float32") for name, shape in shapes.items()}
                      for _ in range(2))  # fmt: skip
     variables = {name: keras.Variable(value, name=name) for name, value in start.items()}
     optimizer = training.Muon(0.1, weight_decay=0.0, adam_weight_decay=0.0)
     optimizer.apply([keras.ops.convert_to_tensor(slope) for slope in slopes.values()], list(variables.values()))
-    for name in ("kernel", "dense"):
+    for name in ("kernel", "dense", "wide"):
         flat = (array[name].reshape(-1, shapes[name][-1]).astype(float) for array in (start, slopes))
         w, g = flat
         expected = w - 0.1 * 0.2 * max(w.shape) ** 0.5 * optimizers.newton_schulz((1 + 0.95) * g)
@@ -333,7 +334,7 @@ def test_history_records_the_rate_of_a_schedule():
     np.testing.assert_allclose(history["learning_rate"], [0.1 * (1 - 1 / 3) , 0.0001], rtol=1e-3)
 
 
-@pytest.mark.parametrize("wrong", [{"peak": 0}, {"steps": 0}, {"warm_up": 1.0}])
+@pytest.mark.parametrize("wrong", [{"peak": 0}, {"steps": 0}, {"warm_up": 1.0}, {"warm_up": 0.0}])
 def test_an_impossible_cycle_is_refused(wrong):
     with pytest.raises(ValueError, match="One cycle needs"):
         training.OneCycle(**{"peak": 0.1, "steps": 10, "warm_up": 0.2, **wrong})
@@ -422,6 +423,20 @@ def test_renewed_statistics_are_a_mean_over_batches_and_over_no_more_pictures_th
     training.renew_statistics(plain, images)  # there is nothing to measure
 
 
+def test_renewed_statistics_are_of_pictures_from_everywhere_and_the_same_each_time(monkeypatch):
+    images = np.repeat(np.array([0, 250], np.uint8), 500)[:, None, None, None] * np.ones((1, *SHAPE), np.uint8)
+    inputs = keras.Input(SHAPE)
+    inner = keras.Sequential([keras.Input(SHAPE), keras.layers.BatchNormalization(name="norm")])
+    model = keras.Model(inputs, keras.layers.Flatten()(inner(keras.layers.Rescaling(1.0)(inputs))))
+    norm = inner.get_layer("norm")
+    monkeypatch.setattr(training, "_MEASURED", 100)
+    training.renew_statistics(model, images)
+    found = float(np.mean(norm.moving_mean))
+    assert 75 < found < 175  # of the first hundred it would be 0
+    training.renew_statistics(model, images)
+    assert float(np.mean(norm.moving_mean)) == found
+
+
 def test_statistics_of_nothing_are_refused_and_leave_the_model_as_it_was():
     model = _normalizing()
     before = model.get_weights()
@@ -464,10 +479,13 @@ def test_saved_model_gives_equal_logits_and_equal_files(tmp_path):
     np.testing.assert_array_equal(training.logits(loaded, images), training.logits(model, images))
     with zipfile.ZipFile(first) as archive:
         assert archive.testzip() is None
+        assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        assert json.loads(archive.read("metadata.json"))["date_saved"] == ""
 
 
-def test_a_model_of_mixed_precision_and_replicas_is_saved_as_plain_float32(tmp_path):
-    keras.config.set_dtype_policy("mixed_bfloat16")
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_a_model_of_mixed_precision_and_replicas_is_saved_as_plain_float32(tmp_path, policy):
+    keras.config.set_dtype_policy(policy)
     try:
         model = models.better_cnn((8, 8, 1), 3, width=8)
     finally:
@@ -485,7 +503,7 @@ def test_a_model_of_mixed_precision_and_replicas_is_saved_as_plain_float32(tmp_p
 
 def test_card_tells_what_goes_in_and_what_comes_out(tmp_path):
     model = _compiled()
-    history = training.fit(model, _data(), epochs=1, verbose=False)
+    history = training.fit(model, _data(), epochs=2, verbose=False)
     card = training.model_card(
         model, data_checksum="abc", classes=CLASSES, parameters={"EPOCHS": 1}, seeds=range(2),
         metrics={"test_accuracy": np.float32(0.5)}, history=history, licence="MIT",
@@ -493,12 +511,16 @@ def test_card_tells_what_goes_in_and_what_comes_out(tmp_path):
     path = training.save(model, tmp_path / "model.keras", card)
     written = json.loads((tmp_path / "model_card.json").read_text())
     assert written["input"] == {"dtype": "uint8", "shape": [None, *SHAPE], "values": "0 to 255, unscaled"}
-    assert written["output"]["shape"] == [None, 3]
+    assert written["output"] == {"shape": [None, 3], "values": "logits, one for each class"}
+    assert (written["model"], written["weights"], written["parameters"]) == ("mlp", 275, {"EPOCHS": 1})
     assert (written["classes"], written["data_checksum"], written["seeds"]) == (CLASSES, "abc", [0, 1])
     assert written["metrics"] == {"test_accuracy": 0.5}
     assert written["licence"] == "MIT"
-    assert written["versions"]["keras"] == keras.__version__
-    assert "seconds" not in written["last_epoch"]
+    assert written["versions"] == training.versions()
+    assert {"python", "backend", "keras", "numpy"} <= set(written["versions"])
+    last = history.iloc[-1].drop("seconds").round(6)
+    assert last["loss"] != history["loss"].iloc[0].round(6)
+    assert written["last_epoch"] == last.to_dict()
     assert len(written["sha256"]) == 64
     assert path.name == "model.keras"
 
@@ -520,6 +542,23 @@ def test_no_card_lies_beside_another_model_than_its_own(tmp_path):
     assert not card.exists()
     training.save(_compiled(), path, {"metrics": {}})
     assert json.loads(card.read_text())["sha256"] == artifacts.sha256(path)
+    training.save(_compiled(seed=2), path)
+    assert json.loads(card.read_text())["sha256"] != artifacts.sha256(path)  # which tells that it is of another
+
+
+def test_a_model_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    path = training.save(_compiled(), tmp_path / "model.keras")
+    content = path.read_bytes()
+
+    def break_off(partial):
+        partial.write_bytes(partial.read_bytes()[:100])
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(training, "_drop_times", break_off)
+    with pytest.raises(OSError, match="the disk is full"):
+        training.save(_compiled(seed=1), path)
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_card_and_file_name_are_checked(tmp_path):
@@ -527,6 +566,8 @@ def test_card_and_file_name_are_checked(tmp_path):
         training.model_card(_compiled(), data_checksum="", classes=CLASSES[:2], parameters={}, seeds=[], metrics={})
     with pytest.raises(ValueError, match=r"ends in \.keras; received model\.h5"):
         training.save(_compiled(), tmp_path / "model.h5")
+    with pytest.raises(ValueError, match="received model"):
+        training.save(_compiled(), tmp_path / "model")
 
 
 def test_jitter_goes_straight_into_fit():
