@@ -1,4 +1,4 @@
-"""What a training has changed so far, in a file: killed, the same training goes on after its last whole epoch."""
+"""What a training has changed so far, in a file: killed, the same training goes on after the last epoch kept."""
 
 import contextlib
 import functools
@@ -87,7 +87,7 @@ class Checkpoint(keras.callbacks.Callback):
             with artifacts.writing(self.path) as partial, open(partial, "wb") as file:
                 np.savez(file, training=told, **values)
         except OSError as error:  # the training itself can go on
-            _say(f"{self.model.name} goes on without a checkpoint. {artifacts.explain(error, self.path)}")
+            _say(f"{self.model.name} goes on without a checkpoint. {artifacts.explain(error, self.path.parent)}")
         self._written = time.perf_counter()
 
     def on_train_end(self, logs: dict | None = None) -> None:

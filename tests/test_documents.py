@@ -78,10 +78,8 @@ def test_what_the_readme_says_is_deployed_is_what_notebook_05_has_measured(name)
     weights = int(float(sizes.loc["big", "bytes"]) * float(sizes.loc["big", "times smaller"]))  # to three digits
     for row, model in zip(rows, ["Keras, predict", "big", "dynamic range", "small", "smallest"], strict=True):
         size, accuracy, latency, rate = (float(figure.replace(",", "")) for figure in row)
-        if model == "Keras, predict":
-            assert size == pytest.approx(weights, rel=0.001)
-        else:
-            assert size == float(sizes.loc[model, "bytes"])
-            assert accuracy == float(sizes.loc[model, "accuracy"])
+        in_keras = model == "Keras, predict"
+        assert size == (pytest.approx(weights, rel=0.001) if in_keras else float(sizes.loc[model, "bytes"]))
+        assert accuracy == float(sizes.loc["big" if in_keras else model, "accuracy"])
         assert latency == pytest.approx(float(times.loc[model, "latency_ms_p50"]), rel=0.02, abs=0.0005)
         assert rate == pytest.approx(float(times.loc[model, "pictures_per_second"]), rel=0.02)
