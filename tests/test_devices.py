@@ -81,11 +81,17 @@ def test_precision_follows_compute_capability(capability, policy):
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"), [("fpu avx2", False), ("fpu avx512_bf16", True), ("amx_bf16 amx_tile", True)]
+    ("vendor", "flags", "expected"),
+    [
+        ("AuthenticAMD", "fpu avx2", False),
+        ("AuthenticAMD", "fpu avx512_bf16", True),
+        ("GenuineIntel", "avx512_bf16 amx_bf16 amx_tile", True),
+        ("GenuineIntel", "fpu avx512_bf16", False),  # slower than float32: a cloud hides what would make it quick
+    ],
 )
-def test_bfloat16_is_read_from_the_processors_flags(tmp_path, flags, expected):
-    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: {flags}\n")
-    assert devices._multiplies_bfloat16(tmp_path / "cpuinfo") is expected
+def test_bfloat16_is_chosen_where_the_processor_is_quicker_with_it(tmp_path, vendor, flags, expected):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\n\n")
+    assert devices._bfloat16_pays(tmp_path / "cpuinfo") is expected
 
 
 @pytest.mark.parametrize(
@@ -108,7 +114,7 @@ def test_the_quota_of_a_container_counts_as_cores(tmp_path, monkeypatch, files, 
 
 
 def test_a_system_without_cpuinfo_has_no_bfloat16(tmp_path):
-    assert not devices._multiplies_bfloat16(tmp_path / "missing")
+    assert not devices._bfloat16_pays(tmp_path / "missing")
 
 
 def test_unknown_precision_is_named():
