@@ -46,7 +46,7 @@ def check(
         print(f"○ {statement}: still open")
         return
     except Exception as error:  # a reader's code raises whatever it likes
-        print(f"✘ {statement}: it raised {type(error).__name__}: {error}")
+        print(f"✘ {statement}: it raised {type(error).__name__}: {' '.join(str(error).split())}")
         return
     is_figure = at_least is not None or at_most is not None or within is not None
     if is_figure:

@@ -283,8 +283,8 @@ def aware(
     The weights that are trained stay float32; those that are 0 count as 0.
 
     Args:
-        model: A functional or sequential model; fold its batch normalization first. Other layers,
-            and models inside it, are left as they are.
+        model: A functional or sequential model. Its batch normalization may be folded afterwards, too: it multiplies
+            whole filters, and each has its own scale. Other layers, and models inside it, are left as they are.
         weight_bits: Width of a weight, 2 to 16; biases are left alone.
         first_bits: The same of the first layer, if it is to have another: it has few weights, and all that
             follows depends on them.

@@ -50,12 +50,12 @@ def test_an_exercise_is_open_until_it_is_solved(path, capsys):
 
 WRONG = {
     "01_data_preparation": "return np.arange(80), np.arange(80, 100)",
-    "02_preprocessing": "whole = np.concatenate([train, other])\n    z = lambda x: (x - whole.mean(0)) / whole.std(0)\n"
-    "    return z(train), z(other)",
+    "02_preprocessing": "deviation = [np.where(x.std(0) == 0, 1, x.std(0)) for x in (train, other)]\n"
+    "    return (train - train.mean(0)) / deviation[0], (other - train.mean(0)) / deviation[1]",
     "03_cnn_training": "return images[:, ::2, ::2]",
     "04_optimizer_comparison": "velocity = share * velocity - rate * gradient\n    return weight - velocity, velocity",
-    "05_compression": "step = (values.max() - values.min()) / 2**bits\n"
-    "    return np.round((values - values.min()) / step), step, 0",
+    "05_compression": "step = np.ptp(np.append(values, 0)) / 2 ** (bits - 1)  # one bit is lost\n"
+    "    zero = round(-min(values.min(), 0) / step)\n    return np.round(values / step).astype(int) + zero, step, zero",
     "06_deployment_prediction": 'return json.dumps({"instances": images.tolist()}).encode()',
 }
 
@@ -95,9 +95,11 @@ def test_a_solution_lies_two_folds_deep():
         assert before.count("<details>") - before.count("</details>") == 2, path.stem
 
 
-def test_a_readers_error_is_told_and_stops_nothing(capsys):
+def test_a_readers_error_is_told_in_one_line_and_stops_nothing(capsys):
     exercises.check("A third of it is there", lambda: 1 / 0, at_most=1)
     assert capsys.readouterr().out == "✘ A third of it is there: it raised ZeroDivisionError: division by zero\n"
+    exercises.check("It is legible", lambda: exec("raise ValueError('one\\n\\ntwo')"), at_most=1)  # as Keras's are
+    assert capsys.readouterr().out == "✘ It is legible: it raised ValueError: one two\n"
 
 
 def test_a_number_where_true_or_false_is_asked_is_an_answer_and_two_bounds_are_a_mistake(capsys):
