@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError, is_litter, layout, printable
+from helpers.records import PICTURE_BYTES, RATIO, Finding, Record, SourceError, is_litter, layout, printable, unpacked
 
 _BROKEN = (
     zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError, NotImplementedError,
@@ -33,7 +33,6 @@ class ArchiveSource:
     Args:
         path: The archive.
         title: What to call it in `describe`; its name if not given.
-        limits: How much is believed of it.
         on_damage: Called when `records` comes upon damage that ends the reading.
 
     Raises:
@@ -42,16 +41,9 @@ class ArchiveSource:
 
     classes = None
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        title: str = "",
-        limits: Limits = DEFAULT_LIMITS,
-        on_damage: Callable[[], None] = lambda: None,
-    ):
+    def __init__(self, path: str | Path, *, title: str = "", on_damage: Callable[[], None] = lambda: None):
         self.findings: list[Finding] = []
-        self._path, self._limits, self._on_damage = Path(path), limits, on_damage
+        self._path, self._on_damage = Path(path), on_damage
         self._title = title or printable(self._path.name)
         self._members = self._zip_members if self._is_zip() else self._tar_members
 
@@ -71,12 +63,12 @@ class ArchiveSource:
 
     def _usable(self) -> Iterator["_Member"]:
         """Yields the members that may hold a picture; the others become findings."""
-        total, allowed = 0, self._limits.unpacked(self._path.stat().st_size)
+        total, allowed = 0, unpacked(self._path.stat().st_size)
         for member in self._members():
             total += member.size
             if total > allowed:
                 raise SourceError(
-                    f"{self._title} expands to more than {self._limits.ratio} times its own size: it looks like a "
+                    f"{self._title} expands to more than {RATIO} times its own size: it looks like a "
                     "decompression bomb. If it is not, unpack it and name the folder."
                 )
             path = PurePosixPath(member.name)
@@ -86,7 +78,7 @@ class ArchiveSource:
                 continue
             elif member.problem:
                 self._drop(member, "not a file", member.problem)
-            elif member.size > self._limits.picture_bytes:
+            elif member.size > PICTURE_BYTES:
                 self._drop(member, "unreadable", f"has {member.size:,} bytes, more than allowed")
             else:
                 yield member
@@ -133,8 +125,8 @@ class ArchiveSource:
             start = file.read(6)
         opener = next((opener for magic, opener in _MAGIC.items() if start.startswith(magic)), open)
         with opener(self._path, "rb") as file:
-            allowed = self._limits.unpacked(self._path.stat().st_size)
-            archive = tarfile.TarFile(fileobj=_Guarded(file, self._limits.picture_bytes, allowed))
+            allowed = unpacked(self._path.stat().st_size)
+            archive = tarfile.TarFile(fileobj=_Guarded(file, PICTURE_BYTES, allowed))
             while (member := archive.next()) is not None:
                 archive.members.clear()  # or a long archive fills the memory
                 problem = "" if member.isreg() and not member.issparse() else "is a link or a device; not followed"
@@ -196,7 +188,7 @@ class _Member(NamedTuple):
     read: Callable[[], bytes]
 
 
-class _Guarded(io.RawIOBase):
+class _Guarded:
     """A file that refuses to hand out more than the largest picture at once, or too much in all.
 
     Headers of a tar can ask for both, and `ArchiveSource` only counts what its members say of their size.
@@ -217,6 +209,3 @@ class _Guarded(io.RawIOBase):
 
     def tell(self) -> int:
         return self._file.tell()
-
-    def seekable(self) -> bool:
-        return True

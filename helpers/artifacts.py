@@ -163,10 +163,12 @@ def working() -> Path:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turns an `OSError` of the block into one that says so in a sentence, see `explain`."""
+    """Turns an `OSError` of the block into one that says so in a sentence, see `explain`, unless it is one already."""
     try:
         yield
     except OSError as error:
+        if error.errno is None or (error.strerror or "").endswith("."):
+            raise
         raise OSError(error.errno, explain(error, path)) from error
 
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from helpers import artifacts, classifier, data, folders, pictures, processor, records, sources
 from helpers.classifier import Classifier
-from helpers.records import DEFAULT_LIMITS, Limits, Record
+from helpers.records import PICTURE_BYTES, Record
 
 SHARD = 10_000
 _AHEAD = 3  # pieces that wait for the model while a shard is written
@@ -66,7 +66,6 @@ def predict(
     *,
     query: str = "",
     shard: int = SHARD,
-    limits: Limits = DEFAULT_LIMITS,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Summary:
     """Answers for every picture of the inputs, in their order, and writes a Parquet file.
@@ -85,7 +84,6 @@ def predict(
         output: Ends in `.parquet`.
         query: For databases: a SELECT that yields bytes, in an order of its own.
         shard: Rows of a shard.
-        limits: How much is believed of the inputs.
         progress: Told, from time to time, how many rows more are done.
 
     Raises:
@@ -100,13 +98,13 @@ def predict(
         raise ValueError(f"A shard has at least one row; received {shard}.")
     found = model if isinstance(model, Classifier) else classifier.load(model)
     parts, own = output.with_name(f"{output.name}.parts"), _own(output)
-    opened = [_open(one, query, limits, own) for one in inputs]
-    with _complaining(output), _alone(parts, output):
+    opened = [_open(one, query, own) for one in inputs]
+    with artifacts.explained(output), _alone(parts, output):
         job = {"model": _named(found), "inputs": [records.public(one) for one in inputs], "query": query,
                "shard": shard, "content": [sources.fingerprint(one, own) for one in inputs]}  # fmt: skip
         done = _take_up(parts, job)
         progress(done)
-        _work(opened, found, parts, done, shard, limits, progress)
+        _work(opened, found, parts, done, shard, progress)
         summary = _join(parts, output, found, [records.public(one) for one in inputs])
         artifacts.remove(parts)
     return summary._replace(resumed=done, seconds=time.perf_counter() - begun)
@@ -134,8 +132,8 @@ class _Input:
 class _Others(folders.FolderSource):
     """A folder of pictures, but for what this very call writes into it."""
 
-    def __init__(self, root: Path, own: frozenset[str], *, limits: Limits) -> None:
-        super().__init__(root, limits=limits)
+    def __init__(self, root: Path, own: frozenset[str]) -> None:
+        super().__init__(root)
         inside = (Path(one) for one in own if Path(one).is_relative_to(self._root))
         self._own = [one.relative_to(self._root).parts for one in inside]
 
@@ -148,38 +146,38 @@ def _own(output: Path) -> frozenset[str]:
     return frozenset((whole, f"{whole}.manifest.json", f"{whole}.parts"))
 
 
-def _open(text: str, query: str, limits: Limits, own: frozenset[str]) -> _Input:
+def _open(text: str, query: str, own: frozenset[str]) -> _Input:
     path, title = artifacts.expanded(text), records.printable(records.public(text))
     if "://" not in text and (path / "images.npy").is_file() and (path / "manifest.json").is_file():
         labels = np.load(path / "labels.npy", mmap_mode="r")
         prepared = dataclasses.replace(data.load(path), labels=labels, splits={})  # what grows with it is left on disk
         return _Input(title, lambda model, start: _prepared(prepared, model, start))
-    if "://" not in text and path.is_file() and _is_picture(path, limits):
-        return _one_picture(path, title, limits)
+    if "://" not in text and path.is_file() and _is_picture(path):
+        return _one_picture(path, title)
     if "://" not in text and not path.exists():
         raise sources.SourceError(f"There is no {records.printable(text)!r}: an input is one picture, {sources.KINDS}.")
     try:
-        source = sources.open_source(text, query=query, limits=limits)
+        source = sources.open_source(text, query=query)
     except (sources.SourceError, PermissionError):
         if "://" in text or not path.is_file() or _is_of_many(path):
             raise
-        return _one_picture(path, title, limits)
+        return _one_picture(path, title)
     if isinstance(source, folders.FolderSource):
-        source = _Others(path, own, limits=limits)
-    return _Input(title, lambda model, start: _decoded(source.records(), source.findings, model, start, limits))
+        source = _Others(path, own)
+    return _Input(title, lambda model, start: _decoded(source.records(), source.findings, model, start))
 
 
-def _one_picture(path: Path, title: str, limits: Limits) -> _Input:
+def _one_picture(path: Path, title: str) -> _Input:
     """Opens a file that was named by itself; what is no picture gets its row like the others."""
     left_out = []
 
     def record() -> Iterator[Record]:
         real, name = path.resolve(), records.printable(path.name)
-        content = folders.read(real, real.parent, name, limits, left_out)
+        content = folders.read(real, real.parent, name, left_out)
         if content is not None:
             yield Record(name, content)
 
-    return _Input(title, lambda model, start: _decoded(record(), left_out, model, start, limits))
+    return _Input(title, lambda model, start: _decoded(record(), left_out, model, start))
 
 
 def _is_of_many(path: Path) -> bool:
@@ -191,9 +189,9 @@ def _is_of_many(path: Path) -> bool:
     return False
 
 
-def _is_picture(path: Path, limits: Limits) -> bool:
+def _is_picture(path: Path) -> bool:
     with contextlib.suppress(pictures.UnreadablePicture, PermissionError), open(path, "rb") as file:
-        pictures.header(file.read(limits.picture_bytes), max_pixels=limits.pixels)
+        pictures.header(file.read(PICTURE_BYTES))
         return True
     return False
 
@@ -220,12 +218,10 @@ def _read(mapped: np.memmap, rows: range) -> np.ndarray:
     return read.reshape(-1, *mapped.shape[1:])
 
 
-def _decoded(
-    found: Iterator[Record], findings: list, model: Classifier, start: int, limits: Limits
-) -> Iterator[_Rows]:  # fmt: skip
+def _decoded(found: Iterator[Record], findings: list, model: Classifier, start: int) -> Iterator[_Rows]:
     def bring(record: Record) -> np.ndarray | str:
         try:
-            return model.array(record.picture, max_pixels=limits.pixels)
+            return model.array(record.picture)
         except pictures.UnreadablePicture as error:
             return str(error)
 
@@ -267,8 +263,7 @@ def _rows(brought: list, names: list[str], labels: list[str | None], shape: tupl
 
 
 def _work(
-    opened: list[_Input], model: Classifier, parts: Path, done: int, shard: int, limits: Limits,
-    progress: Callable[[int], None],
+    opened: list[_Input], model: Classifier, parts: Path, done: int, shard: int, progress: Callable[[int], None]
 ) -> None:  # fmt: skip
     """Decodes a piece while those before it are answered, and writes a shard whenever one is full."""
     pending, number, waiting = [], len(_shards(parts)), 0
@@ -361,7 +356,8 @@ def _join(parts: Path, output: Path, model: Classifier, inputs: list[str]) -> Su
             counts["right"] += int((labels[known] == answers[known]).sum())
             whole.write_table(table)
         if counts["rows"] == counts["unreadable"]:
-            why = f"the first {table['error'][0].as_py()}" if counts["rows"] else "there is nothing in it"
+            shards = _shards(parts)
+            why = f"the first {pq.read_table(shards[0])['error'][0]}" if shards else "there is nothing in it"
             artifacts.remove(parts)  # whoever mends the input does not want these rows again
             raise ValueError(f"No picture in {', '.join(inputs)} could be read: {why}.")
     accuracy = counts["right"] / counts["labelled"] if counts["labelled"] else None
@@ -411,14 +407,3 @@ def _alone(parts: Path, output: Path) -> Iterator[None]:
                 error.errno, f"Another process is writing {output}: wait until it ends, or name another output."
             ) from None
         yield
-
-
-@contextlib.contextmanager
-def _complaining(output: Path) -> Iterator[None]:
-    """Makes a sentence of what the disk says."""
-    try:
-        yield
-    except OSError as error:
-        if error.strerror and error.strerror.endswith("."):
-            raise
-        raise OSError(error.errno, artifacts.explain(error, output)) from error

@@ -65,14 +65,14 @@ class Checkpoint(keras.callbacks.Callback):
         except (*artifacts.DAMAGED, TypeError) as error:
             _say(f"{self.path} cannot be read ({error}): {model.name} begins anew")
             return 0
-        _assign(model, values)
+        assign(_variables(model), values)
         self._rows[:] = rows
         _say(f"{model.name} goes on after epoch {len(rows)}, from {self.path}")
         return len(rows)
 
     def rewind(self, model: keras.Model) -> None:
         """Gives the model back what it had when the training began, so that the same call goes on."""
-        _assign(model, self._first)
+        assign(_variables(model), self._first)
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self._written = time.perf_counter()
@@ -110,17 +110,17 @@ def fingerprint(model: keras.Model, *splits: tuple[np.ndarray, np.ndarray] | Non
         arrays += [np.asarray(pictures[few]), np.asarray(labels), np.array(len(pictures))]
     for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
-    structure = json.dumps(model.get_config(), sort_keys=True, default=_told)
+    structure = json.dumps(model.get_config(), sort_keys=True, default=told)
     for position, layer in enumerate(model._flatten_layers()):  # Keras counts its names in a process
         structure = structure.replace(f'"{layer.name}"', f'"layer {position}"')
     decays = [model.optimizer._use_weight_decay(variable) for variable in model.trainable_variables]
-    loss = _told(model.loss) if isinstance(model.loss, types.FunctionType) else None  # else its config tells
-    facts = json.dumps([model.get_compile_config(), loss, decays, settings], sort_keys=True, default=_told)
+    loss = told(model.loss) if isinstance(model.loss, types.FunctionType) else None  # else its config tells
+    facts = json.dumps([model.get_compile_config(), loss, decays, settings], sort_keys=True, default=told)
     digest.update(re.sub(r'("name": "[^"]*?)_\d+"', r'\1"', structure + facts).encode())
     return digest.hexdigest()
 
 
-def _told(thing: object) -> object:
+def told(thing: object) -> object:
     """Returns what can be written as JSON, and is the same in every process, in place of what cannot."""
     if thing is None or isinstance(thing, str | int | float):
         return thing
@@ -131,26 +131,24 @@ def _told(thing: object) -> object:
     if isinstance(thing, keras.Layer):
         return [thing.get_config(), [array.tolist() for array in thing.get_weights()]]
     if isinstance(thing, functools.partial):
-        return [_told(thing.func), thing.args, thing.keywords]
+        return [told(thing.func), thing.args, thing.keywords]
     if isinstance(thing, types.MethodType):
-        return [_told(thing.__func__), _told(thing.__self__)]
+        return [told(thing.__func__), told(thing.__self__)]
     if isinstance(thing, types.FunctionType):
         held = [cell.cell_contents for cell in thing.__closure__ or ()]
-        return [thing.__qualname__, _code(thing.__code__), thing.__defaults__, thing.__kwdefaults__, held]
+        return [thing.__qualname__, thing.__code__, thing.__defaults__, thing.__kwdefaults__, held]
+    if isinstance(thing, types.CodeType):  # without its comments and where it stands
+        return [thing.co_code.hex(), thing.co_names, [told(one) for one in thing.co_consts]]
     return [type(thing).__qualname__, getattr(thing, "__dict__", None) or str(thing)]
-
-
-def _code(code: types.CodeType) -> list:
-    constants = [_code(one) if isinstance(one, types.CodeType) else repr(one) for one in code.co_consts]
-    return [code.co_code.hex(), code.co_names, constants]
 
 
 def _values(model: keras.Model) -> list[np.ndarray]:
     return [keras.ops.convert_to_numpy(variable) for variable in _variables(model)]
 
 
-def _assign(model: keras.Model, values: list[np.ndarray]) -> None:
-    for variable, value in zip(_variables(model), values, strict=True):
+def assign(variables: list[keras.Variable], values: list) -> None:
+    """Gives each variable its value."""
+    for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
 

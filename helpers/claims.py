@@ -58,7 +58,7 @@ def judge(
     """Returns the figure, whether it holds its bound, and that bound, by name; arguments and errors as in `check`."""
     bounds = {"at_least": at_least, "at_most": at_most, "within": within}
     given = {name: bound for name, bound in bounds.items() if bound is not None}
-    is_bool = isinstance(measured, bool) or type(measured).__name__ in ("bool_", "bool")
+    is_bool = type(measured).__name__ == "bool"  # Python's and NumPy's
     if is_bool and given:
         raise ValueError(f"The claim {statement!r} is true or false and takes no bound; received {given}.")
     if not is_bool and len(given) != 1:
@@ -66,14 +66,9 @@ def judge(
 
     figure = bool(measured) if is_bool else float(measured)
     low, high = within if within is not None else (at_least, at_most)
-    held = (
-        figure
-        if is_bool
-        else (math.isfinite(figure) and (low is None or figure >= low) and (high is None or figure <= high))
-    )
-    entry = {"measured": figure, "held": held}
-    if not is_bool and not math.isfinite(figure):
-        entry["measured"] = str(figure)
+    bounded = (low is None or figure >= low) and (high is None or figure <= high)
+    finite = math.isfinite(figure)
+    entry = {"measured": figure if finite else str(figure), "held": figure if is_bool else finite and bounded}
     for name, bound in given.items():
         entry[name] = [float(b) for b in bound] if name == "within" else float(bound)
     return entry

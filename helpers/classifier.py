@@ -10,7 +10,7 @@ import numpy as np
 
 from helpers import artifacts, inference, pictures, registry
 from helpers.inference import Predictor
-from helpers.records import DEFAULT_LIMITS
+from helpers.records import PIXELS
 
 
 class Answers(NamedTuple):
@@ -61,7 +61,7 @@ class Classifier:
                 "name its file as MODEL to take it all the same."
             )
 
-    def array(self, picture: bytes | np.ndarray, *, max_pixels: int = DEFAULT_LIMITS.pixels) -> np.ndarray:
+    def array(self, picture: bytes | np.ndarray, *, max_pixels: int = PIXELS) -> np.ndarray:
         """Brings one picture to the model's size and channels, as notebook 01 brought those it was trained on.
 
         Args:
@@ -93,7 +93,7 @@ class Classifier:
         """
         logits = self.predictor.predict(images)
         scaled = logits / np.float32(self.temperature)
-        probabilities = np.exp(scaled - scaled.max(axis=1, keepdims=True)) if len(logits) else scaled
+        probabilities = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         probabilities /= probabilities.sum(axis=1, keepdims=True)
         return Answers(np.asarray(self.classes)[logits.argmax(axis=1)], probabilities, logits)
 

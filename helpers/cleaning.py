@@ -1,5 +1,6 @@
 """What is amiss with a collection of pictures: each check takes arrays and returns its findings."""
 
+import csv
 import functools
 import hashlib
 import itertools
@@ -168,12 +169,13 @@ def read_decisions(path: str | Path) -> dict[str, str]:
         ValueError: If it is no such file.
         FileNotFoundError: If there is none.
     """
-    if not Path(path).is_file():
+    path = artifacts.expanded(path)
+    if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}: notebook 01 writes decisions.csv when you judge a finding.")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:  # Excel writes semicolons in some countries, and a mark of UTF-8 in front
+        table = pd.read_csv(path, sep=None, engine="python", encoding="utf-8-sig", dtype=str, keep_default_na=False)
         return dict(zip(table["name"], table["verdict"], strict=True))
-    except (ValueError, KeyError) as error:  # pandas's own errors are ValueErrors
+    except (ValueError, KeyError, csv.Error) as error:  # pandas's own errors are ValueErrors
         raise ValueError(f"{path} is no table with the columns name and verdict ({error}).") from None
 
 

@@ -1,7 +1,6 @@
 """Many trainings side by side: each setting once, finished ones kept through a kill, divergence recorded."""
 
 import hashlib
-import inspect
 import io
 import json
 import sys
@@ -13,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from helpers import artifacts
+from helpers import artifacts, checkpoints
 from helpers.progress import duration
 from helpers.training import Diverged
 
@@ -38,7 +37,6 @@ def run(
     folder: str | Path,
     *,
     facts: dict | Callable[[dict], dict],
-    verbose: bool = True,
 ) -> Results:
     """Trains once for each row of `settings`, and not again what `folder` holds from before.
 
@@ -51,9 +49,8 @@ def run(
         settings: One row a run, such as optimizer, learning rate and seed.
         folder: Where the runs are kept.
         facts: What else decides the outcome: data, network, epochs, versions; JSON values, or a function
-            that returns them for a row. A run that was kept under other facts, or with another text of
-            `train`, is not used.
-        verbose: Whether each run is a line on stderr.
+            that returns them for a row. A run that was kept under other facts, or with other code in
+            `train`, is not used; what a closure or a partial holds beside its code belongs into the facts.
 
     Returns:
         The histories under each other, and the arrays.
@@ -70,8 +67,9 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     rows = settings.to_dict("records")
     asked = [facts(row) if callable(facts) else facts for row in rows]
-    paths = [folder / f"{_name(row)}-{_digest(row, {**known, 'train': _text(train)})}.npz"
-             for row, known in zip(rows, asked, strict=True)]  # fmt: skip
+    function = getattr(train, "func", train)  # of a functools.partial
+    does = [getattr(function, part, None) for part in ("__code__", "__defaults__", "__kwdefaults__")]
+    paths = [folder / f"{_name(row)}-{_digest([row, known, does])}.npz" for row, known in zip(rows, asked, strict=True)]
     histories, arrays, started, trained = [], [], time.perf_counter(), 0
     waiting = sum(not path.exists() for path in paths)
     for row, path in zip(rows, paths, strict=True):
@@ -80,8 +78,7 @@ def run(
             _write(path, *_outcome(train, row))
             found = _read(path)
             trained += 1
-            if verbose:
-                _tell(row, found[0], trained, waiting, started)
+            _tell(row, found[0], trained, waiting, started)
         others = [column for column in found[0].columns if column not in row]
         histories.append(found[0].assign(**row)[[*row, *others]])
         arrays.append(found[1])
@@ -126,20 +123,13 @@ def _outcome(train: Callable, row: dict) -> tuple[pd.DataFrame, dict]:
         return diverged.history.assign(status="diverged"), {}
 
 
-def _text(train: Callable) -> str:
-    try:
-        return inspect.getsource(train)
-    except (OSError, TypeError):  # typed at a prompt, or not a function
-        return ""
-
-
 def _name(row: dict) -> str:
     name = "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in str(value))[:40] for value in row.values())
     return name.encode()[:200].decode(errors="ignore")  # a file's name has 255 bytes; the digest tells runs apart
 
 
-def _digest(row: dict, facts: dict) -> str:
-    text = json.dumps([facts, row], sort_keys=True, default=str)
+def _digest(facts: list) -> str:
+    text = json.dumps(facts, sort_keys=True, default=checkpoints.told)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

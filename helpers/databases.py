@@ -8,9 +8,8 @@ import sqlalchemy
 from sqlalchemy import exc
 
 from helpers.records import (
-    DEFAULT_LIMITS,
+    PICTURE_BYTES,
     Finding,
-    Limits,
     Record,
     SourceError,
     clean_label,
@@ -34,7 +33,6 @@ class DatabaseSource:
     Args:
         url: SQLAlchemy URL, such as `sqlite:///pictures.db` or `postgresql+psycopg://user@host/name`.
         query: Such as `SELECT picture, label FROM pictures`. Order it, so that two runs see one order.
-        limits: How much is believed of each picture.
 
     Raises:
         SourceError: If the URL, its driver or the query cannot work.
@@ -42,9 +40,8 @@ class DatabaseSource:
 
     classes = None
 
-    def __init__(self, url: str, query: str, *, limits: Limits = DEFAULT_LIMITS):
+    def __init__(self, url: str, query: str):
         self.findings: list[Finding] = []
-        self._limits = limits
         self._title = public(url)
         try:
             parsed = sqlalchemy.engine.make_url(url)
@@ -104,7 +101,7 @@ class DatabaseSource:
             raise SourceError(f"The query's column {columns[0]} holds {type(picture).__name__}: {_EXPECTED}.")
         if isinstance(label, bytes | bytearray | memoryview):
             raise SourceError(f"The query's column {columns[1]} holds bytes: {_EXPECTED}.")
-        if picture is None or len(picture) > self._limits.picture_bytes:
+        if picture is None or len(picture) > PICTURE_BYTES:
             why = "is NULL" if picture is None else f"has {len(picture):,} bytes, more than allowed"
             self.findings.append(Finding(name, "unreadable", "drop", why))
         else:

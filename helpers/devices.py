@@ -207,11 +207,6 @@ def _bfloat16_pays(cpuinfo: str | Path = "/proc/cpuinfo") -> bool:
     float32, and a cloud may hide their AMX: there a 5th Xeon multiplies matrices at 0.57 of float32's speed and trains
     notebook 03's CNNs at three quarters of it (`benchmarks.arithmetic.peak_flops`).
     """
-    try:
-        text = Path(cpuinfo).read_text()
-    except OSError:  # not Linux
-        return False
-    lines = (line.partition(":") for line in text.splitlines())
-    fields = {key.strip(): value.split() for key, _, value in lines}  # of the last core; all are alike
-    flags = fields.get("flags", [])
-    return "amx_bf16" in flags or ("avx512_bf16" in flags and fields.get("vendor_id") != ["GenuineIntel"])
+    fields = processor.facts(cpuinfo)  # of the last core; all are alike
+    flags = fields.get("flags", "").split()
+    return "amx_bf16" in flags or ("avx512_bf16" in flags and fields.get("vendor_id") != "GenuineIntel")

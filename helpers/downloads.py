@@ -15,7 +15,7 @@ import urllib3
 from tqdm import tqdm
 
 from helpers import artifacts
-from helpers.records import DEFAULT_LIMITS, Limits, SourceError, counted, public, shortened
+from helpers.records import TOTAL_BYTES, SourceError, counted, public, shortened
 
 _QUIET = 2.0  # seconds before a download shows its progress on stderr
 
@@ -25,7 +25,6 @@ def download(
     *,
     folder: Path | None = None,
     sha256: str = "",
-    limits: Limits = DEFAULT_LIMITS,
     attempts: int = 5,
     pause: float = 1.0,
 ) -> Path:
@@ -39,7 +38,6 @@ def download(
         folder: Where to put it; `cache` in `artifacts.working()` if not given. A part that an earlier
             run left there is continued.
         sha256: Its checksum in hexadecimal, if you know it.
-        limits: `total_bytes` is the largest file that is fetched.
         attempts: How often to try before giving up; an attempt that gets further than all before it is the
             first again.
         pause: Seconds before the second attempt; they double with each.
@@ -68,7 +66,7 @@ def download(
     )
     with _alone(folder):
         try:
-            version = retry(_fetch, url, target, limits.total_bytes)
+            version = retry(_fetch, url, target)
         except SourceError:
             raise
         except (requests.RequestException, _Interrupted) as error:
@@ -108,11 +106,11 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _kept(target: Path, largest: int) -> str:
+def _kept(target: Path) -> str:
     """Returns the version of a file that is there, whole and unchanged; else `""`."""
     try:
         noted = json.loads(_note(target).read_text())
-        whole = target.stat().st_size <= largest and artifacts.sha256(target) == noted["sha256"]
+        whole = target.stat().st_size <= TOTAL_BYTES and artifacts.sha256(target) == noted["sha256"]
         return noted["version"] if whole else ""
     except (OSError, ValueError, TypeError, KeyError):
         return ""
@@ -169,7 +167,7 @@ def _cause(error: Exception, url: str) -> str:
     return shortened(re.sub(r"\?\S+", "", told), 160)
 
 
-def _fetch(url: str, target: Path, largest: int) -> str:
+def _fetch(url: str, target: Path) -> str:
     """One attempt: continues `<target>.part` where the server allows it, and renames it when whole.
 
     Returns the version that the server names, an ETag or a time, or `""`.
@@ -179,7 +177,7 @@ def _fetch(url: str, target: Path, largest: int) -> str:
     headers, kept = {"Accept-Encoding": "identity"}, ""
     if have:
         headers |= {"Range": f"bytes={have}-", "If-Range": json.loads(note.read_text())["version"]}
-    elif kept := _kept(target, largest):
+    elif kept := _kept(target):
         headers["If-None-Match" if kept.startswith('"') else "If-Modified-Since"] = kept
     with requests.get(url, headers=headers, stream=True, timeout=(10, 60)) as response:
         if response.status_code == 304 and kept:
@@ -212,8 +210,8 @@ def _fetch(url: str, target: Path, largest: int) -> str:
                 # read1, not iter_content: what came before the connection broke is kept.
                 while chunk := response.raw.read1(1 << 16):
                     written += len(chunk)
-                    if max(written, expected) > largest:
-                        raise SourceError(f"{public(url)} is larger than the {largest / 1e9:.3g} GB allowed.")
+                    if max(written, expected) > TOTAL_BYTES:
+                        raise SourceError(f"{public(url)} is larger than the {TOTAL_BYTES / 1e9:.3g} GB allowed.")
                     file.write(chunk)
                     bar.update(len(chunk))
         except urllib3.exceptions.HTTPError as error:

@@ -16,7 +16,7 @@ import psutil
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
-from helpers import artifacts
+from helpers import artifacts, processor
 from helpers.records import shortened
 
 NAME = "workbook"
@@ -78,7 +78,7 @@ class Watch:
         finally:
             done.set()
             thread.join()
-            self.peak_bytes = max(self.peak_bytes, high_water_bytes(pid))  # what was between two looks
+            self.peak_bytes = max(self.peak_bytes, processor.peak_bytes(pid))  # what was between two looks
 
 
 def tree_bytes(pid: int) -> int:
@@ -95,26 +95,14 @@ def tree_bytes(pid: int) -> int:
     return total
 
 
-def high_water_bytes(pid: int) -> int:
-    """Returns the most resident memory that a process alone has had, 0 where the system does not tell."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return 0
-    found = re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE)
-    return 1024 * int(found[1]) if found else 0
-
-
 class Engine(NBClientEngine):
     """papermill's own engine with a `Watch` (`execute_notebook(…, engine_name="workbook", watch=…)`)."""
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, *, watch: Watch, start_timeout: int = 120, **kwargs) -> None:
+    def execute_managed_notebook(cls, nb_man, kernel_name, *, watch: Watch, **kwargs) -> None:
         # A stray module beside the reader's files must not stand in for a library's.
         arguments = ["--IPKernelApp.ignore_cwd=True"] if kernel_name == NAME else []
-        client = _Client(
-            nb_man, kernel_name=kernel_name, startup_timeout=start_timeout, timeout=None, extra_arguments=arguments
-        )
+        client = _Client(nb_man, kernel_name=kernel_name, startup_timeout=120, timeout=None, extra_arguments=arguments)
         client.watch = watch
         watch.notebook = nb_man.nb
         with tempfile.TemporaryFile() as words:

@@ -205,13 +205,11 @@ def _check_calibration(calibration: np.ndarray | None, shape: tuple[int, int, in
 def _explained(model: keras.Model, path: Path) -> Iterator[None]:
     """Turns what a converter raises into one sentence, and keeps its chatter off the screen."""
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with artifacts.explained(path), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # tf2onnx looks for names that NumPy 2 has given up
             yield
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise OSError(error.errno, artifacts.explain(error, path)) from error
+    except OSError:
+        raise
     except Exception as error:  # converters raise whatever they like
         kind = {".onnx": "ONNX", ".tflite": "LiteRT"}.get(path.suffix, "SavedModel")
         raise ValueError(
@@ -235,10 +233,7 @@ def _said(error: Exception) -> str:
 
 def _takes_floats(model: keras.Model) -> keras.Model:
     """Returns a float32 copy that takes float32 pictures of 0 to 255, so that no cast stands before its first layer."""
-    config = _rewritten(training.portable(model).get_config())
-    copy = type(model).from_config(config)
-    copy.set_weights(model.get_weights())
-    return copy
+    return training.portable(model, _for_export)
 
 
 def _takes_bytes(model: keras.Model, shape: tuple[int, int, int]) -> keras.Model:
@@ -250,19 +245,14 @@ def _takes_bytes(model: keras.Model, shape: tuple[int, int, int]) -> keras.Model
     return copy
 
 
-def _rewritten(config: object) -> object:
-    """Returns a model's config, at any depth, with float32 inputs and flattening of known sizes."""
-    if isinstance(config, list | tuple):
-        return type(config)(_rewritten(item) for item in config)
-    if not isinstance(config, dict):
-        return config
-    config = {key: _rewritten(value) for key, value in config.items()}
-    if config.get("class_name") == "InputLayer":
-        config["config"] = {**config["config"], "dtype": "float32"}
-    if config.get("class_name") == "Flatten" and config.get("module") == "keras.layers":
+def _for_export(part: dict) -> dict:
+    """Returns a part of a model's config with a float32 input, or flattening of known sizes."""
+    if part.get("class_name") == "InputLayer":
+        return {**part, "config": {**part["config"], "dtype": "float32"}}
+    if part.get("class_name") == "Flatten" and part.get("module") == "keras.layers":
         name = keras.saving.get_registered_name(StaticFlatten)
-        config.update(class_name="StaticFlatten", module=StaticFlatten.__module__, registered_name=name)
-    return config
+        return {**part, "class_name": "StaticFlatten", "module": StaticFlatten.__module__, "registered_name": name}
+    return part
 
 
 # ── LiteRT ──────────────────────────────────────────────────────────────────────────────────────

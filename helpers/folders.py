@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TextIO
 
 from helpers.records import (
-    DEFAULT_LIMITS,
+    PICTURE_BYTES,
     Finding,
-    Limits,
     Record,
     SourceError,
     clean_label,
@@ -35,14 +34,13 @@ class FolderSource:
 
     Args:
         root: The folder.
-        limits: How much is believed of each picture.
     """
 
     classes = None
 
-    def __init__(self, root: str | Path, *, limits: Limits = DEFAULT_LIMITS):
+    def __init__(self, root: str | Path):
         self.findings: list[Finding] = []
-        self._root, self._limits = Path(root).resolve(), limits
+        self._root = Path(root).resolve()
 
     def describe(self) -> str:
         return f"the folder {printable(self._root.name)}"
@@ -57,7 +55,7 @@ class FolderSource:
         found = layout(self._files())
         self.findings.clear()
         for parts in self._files():
-            picture = read(os.path.join(self._root, *parts), self._root, _shown(parts), self._limits, self.findings)
+            picture = read(os.path.join(self._root, *parts), self._root, _shown(parts), self.findings)
             if picture is not None:
                 yield Record(_shown(parts), picture, *found.place(parts))
 
@@ -66,7 +64,7 @@ class FolderSource:
         for folder in sorted(self._root.parent.iterdir()):
             if folder.is_dir() and folder != self._root and not is_litter((folder.name,)):
                 for parts in islice(FolderSource(folder)._files(), 3):
-                    content = read(folder.joinpath(*parts), folder, "", self._limits, [])
+                    content = read(folder.joinpath(*parts), folder, "", [])
                     if content is not None:
                         yield content
 
@@ -98,14 +96,13 @@ class CsvSource:
 
     Args:
         path: The CSV file, UTF-8, with a header.
-        limits: How much is believed of each picture.
     """
 
     classes = None
 
-    def __init__(self, path: str | Path, *, limits: Limits = DEFAULT_LIMITS):
+    def __init__(self, path: str | Path):
         self.findings: list[Finding] = []
-        self._path, self._limits = Path(path).resolve(), limits
+        self._path = Path(path).resolve()
 
     def describe(self) -> str:
         return f"the table {printable(self._path.name)}"
@@ -123,7 +120,7 @@ class CsvSource:
                     path = os.path.join(root, name)
                     if not os.path.lexists(path):
                         path = os.path.join(root, name.replace("\\", "/"))
-                    picture = read(path, root, shown, self._limits, self.findings)
+                    picture = read(path, root, shown, self.findings)
                     if picture is not None:
                         yield Record(shown, picture, clean_label(row["label"]), clean_split(row.get("split")))
         except (csv.Error, UnicodeDecodeError) as error:
@@ -153,7 +150,7 @@ def table(file: TextIO) -> csv.DictReader:
     return csv.DictReader(file, columns, delimiter=delimiter, strict=True)
 
 
-def read(path: str | Path, root: Path, name: str, limits: Limits, findings: list[Finding]) -> bytes | None:
+def read(path: str | Path, root: Path, name: str, findings: list[Finding]) -> bytes | None:
     """Reads a file if it is one, lies inside `root` and is not too large; adds a finding otherwise."""
     kind, why = "unreadable", ""
     try:
@@ -163,7 +160,7 @@ def read(path: str | Path, root: Path, name: str, limits: Limits, findings: list
             kind, why = "unsafe name", "leads out of its folder; not read"
         elif not stat.S_ISREG(status.st_mode):
             kind, why = "not a file", "is a folder, a pipe or a device"
-        elif status.st_size > limits.picture_bytes:
+        elif status.st_size > PICTURE_BYTES:
             why = f"has {status.st_size:,} bytes, more than allowed"
         else:
             with open(real, "rb") as file:

@@ -113,7 +113,7 @@ def rebuild(
     def call(layer: keras.Layer, *args, **options):
         return args[0] if layer.name in without else layer(*args, **options)
 
-    copied = keras.models.clone_model(_functional(model), clone_function=copy or _copy, call_function=call)
+    copied = keras.models.clone_model(_functional(model), clone_function=copy, call_function=call)
     for layer in copied.layers:
         old = model.get_layer(layer.name) if not isinstance(layer, keras.layers.InputLayer) else layer
         if type(layer) is type(old) and len(layer.weights) == len(old.weights):
@@ -142,10 +142,6 @@ def sources(structure: object) -> Iterator[str]:
     if isinstance(structure, list | tuple):
         for part in structure:
             yield from sources(part)
-
-
-def _copy(layer: keras.Layer) -> keras.Layer:
-    return type(layer).from_config(layer.get_config())
 
 
 def _functional(model: keras.Model) -> keras.Model:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.records import DEFAULT_LIMITS, Finding, Limits, Record, SourceError, clean_label, printable
+from helpers.records import PIXELS, Finding, Record, SourceError, clean_label, printable, unpacked
 
 _IMAGES = re.compile(r"-images([-.])idx3-ubyte(?:\.gz)?$")
 
@@ -26,15 +26,14 @@ class IdxSource:
 
     Args:
         root: The folder.
-        limits: How much is believed of each file.
 
     Raises:
         SourceError: If `classes.json` or `checksums.json` is there and is not of that form.
     """
 
-    def __init__(self, root: str | Path, *, limits: Limits = DEFAULT_LIMITS):
+    def __init__(self, root: str | Path):
         self.findings: list[Finding] = []
-        self._root, self._limits = Path(root).resolve(), limits
+        self._root = Path(root).resolve()
         self.classes = self._class_names()
         self._checksums = self._sums()
 
@@ -75,7 +74,7 @@ class IdxSource:
 
     def _arrays(self, path: Path, dimensions: int) -> Iterator[np.ndarray]:
         """Yields the content of an IDX file in chunks; the checksum is compared at the end."""
-        digest, allowed = hashlib.sha256(), self._limits.unpacked(path.stat().st_size)
+        digest, allowed = hashlib.sha256(), unpacked(path.stat().st_size)
         try:
             with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
                 head = file.read(4 + 4 * dimensions)
@@ -84,7 +83,7 @@ class IdxSource:
                 digest.update(head)
                 count, *shape = struct.unpack(f">{dimensions}I", head[4:])
                 item = int(np.prod(shape, dtype=object)) if shape else 1
-                if not 0 < item <= self._limits.pixels or count * item > allowed:
+                if not 0 < item <= PIXELS or count * item > allowed:
                     raise SourceError(f"{path.name} claims {count:,} items of {shape}, more than allowed.")
                 step = max(1, (1 << 22) // item)
                 for start in range(0, count, step):

@@ -355,7 +355,7 @@ def _measured(
     energy = _energy()
     seconds = _timed(predictor, itertools.repeat(many), 5, at_least=_STEADY)
     joules = _joules_since(energy)
-    peak = _peak_mb()  # before all pictures are read: mapped pages count as memory
+    peak = processor.peak_bytes()  # before all pictures are read: mapped pages count as memory
     if threaded and not threads and processor.cores() > 1:
         latencies[1] = one_by_one(load(path, threads=1, call=call, trusted=True))
     later = _timed(predictor, itertools.repeat(many), 5, at_least=_STEADY)  # another process may have been busy before
@@ -367,13 +367,13 @@ def _measured(
         "latency_ms_p95": float(np.percentile(latencies[quickest], 95)),
         "latency_threads": quickest,
         "pictures_per_second": throughput_pictures / float(min(seconds.min(), later.min())),
-        "peak_mb": peak,
+        "peak_mb": peak / 1e6 if peak else None,
         "joules_per_1000": None if joules is None else joules * 1000 / (len(seconds) * throughput_pictures),
     }
     return result, predictor.predict(images)
 
 
-def _timed(predictor: Predictor, calls: Iterator[np.ndarray], count: int, *, at_least: float = 0.0) -> np.ndarray:
+def _timed(predictor: Predictor, calls: Iterator[np.ndarray], count: int, *, at_least: float) -> np.ndarray:
     """Returns the seconds of each of `count` calls: of more, until they took `at_least` seconds; of fewer, if those
     would take too long."""
     seconds, begin = [], time.perf_counter()
@@ -384,15 +384,6 @@ def _timed(predictor: Predictor, calls: Iterator[np.ndarray], count: int, *, at_
         predictor.predict(pictures)
         seconds.append(time.perf_counter() - start)
     return np.array(seconds)
-
-
-def _peak_mb() -> float | None:
-    """Returns the largest memory this process has held. (`ru_maxrss` would begin with that of the parent.)"""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:  # not Linux
-        return None
-    return next((int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:")), None)
 
 
 def _energy() -> int | None:

@@ -15,7 +15,7 @@ import numpy as np
 from helpers import classifier, registry
 from helpers.batching import Batcher
 from helpers.classifier import Classifier
-from helpers.pictures import header
+from helpers.pictures import UnreadablePicture, header
 from helpers.protocols import Expected, Refused
 from helpers.telemetry import Telemetry
 
@@ -147,8 +147,10 @@ def expected(found: Classifier, *, pictures: int, pixels: int) -> Expected:
 
     def decode(file: bytes) -> np.ndarray:
         nonlocal left
-        image = header(file, max_pixels=left)
+        image = header(file, max_pixels=pixels)
         left -= image.width * image.height
+        if left < 0:
+            raise UnreadablePicture(f"is one too many: the files of a request have at most {pixels:,} pixels together")
         return found.array(file, max_pixels=pixels)
 
     return Expected(found.predictor.input_shape, pictures, decode)

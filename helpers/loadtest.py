@@ -3,13 +3,14 @@
 import asyncio
 import json
 import re
-import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import pandas as pd
+import uvloop
 
 
 class Message(NamedTuple):
@@ -74,7 +75,8 @@ def run(
         await asyncio.gather(*map(client, connections), *(happen(*event) for event in (at or {}).items()))
 
     connections = [_Connection(host, port) for _ in range(clients)]
-    _in_a_thread(everything)
+    # In a thread of its own: a notebook has a running loop already.
+    ThreadPoolExecutor(1).submit(lambda: uvloop.run(everything())).result()
     return pd.DataFrame(rows, columns=["number", "start", "ms", "status", "tries", "right"])
 
 
@@ -144,23 +146,3 @@ class _Connection(asyncio.Protocol):
         self._transport = None
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(ConnectionResetError("the server closed the connection"))
-
-
-def _in_a_thread(work: Callable) -> None:
-    """Runs a coroutine to its end in a thread of its own: a notebook has a running loop already."""
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        import uvloop
-
-        try:
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(work())
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]

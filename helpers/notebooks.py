@@ -1,7 +1,6 @@
 """The numbered notebooks as files: which there are, what they need and take, how they are committed."""
 
 import ast
-import difflib
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -90,7 +89,7 @@ def with_parameters(notebook: Notebook, given: dict[str, object]) -> dict:
     """
     for name in given:
         if name not in notebook.defaults:
-            raise ValueError(f"{notebook.stem} has no parameter {name}: {hint(name, notebook.defaults)}")
+            raise ValueError(f"{notebook.stem} has no parameter {name}: {parameters.hint(name, notebook.defaults)}")
     values = {name: parse(name, value, notebook.defaults[name]) for name, value in given.items()}
     if notebook.rules is not None:
         try:
@@ -98,14 +97,6 @@ def with_parameters(notebook: Notebook, given: dict[str, object]) -> dict:
         except ValueError as error:
             raise ValueError(f"{notebook.stem}: {error}") from None
     return values
-
-
-def hint(name: object, known: dict | list) -> str:
-    """Returns what to say after an unknown name: the closest known one, or all of them."""
-    close = difflib.get_close_matches(str(name).upper(), known, n=1)  # YAML reads `on: 1` as `True: 1`
-    if close:
-        return f"did you mean {close[0]}?"
-    return f"it knows {', '.join(known)}." if known else "it has none."
 
 
 def parse(name: str, value: object, default: object) -> object:

@@ -33,13 +33,19 @@ def check(scope: dict, **rules: type | tuple | set | list) -> dict:
     """
     unknown = [name for name in scope if _is_parameter(name) and name not in rules]
     if unknown:
-        close = difflib.get_close_matches(unknown[0], rules, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"it knows {', '.join(rules)}."
-        raise ValueError(f"This notebook has no parameter {unknown[0]}: {hint}")
+        raise ValueError(f"This notebook has no parameter {unknown[0]}: {hint(unknown[0], rules)}")
     missing = [name for name in rules if name not in scope]
     if missing:
         raise ValueError(f"The parameter {missing[0]} is not set: run the cell tagged `parameters` first.")
     return {name: _value(name, scope[name], rule) for name, rule in rules.items()}
+
+
+def hint(name: object, known: dict | list) -> str:
+    """Returns what to say after an unknown name: the closest known one, or all of them."""
+    close = difflib.get_close_matches(str(name).upper(), known, n=1)  # YAML reads `on: 1` as `True: 1`
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"it knows {', '.join(known)}." if known else "it has none."
 
 
 def _values(name: str, values: object, rule: tuple | set) -> list:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from helpers.records import DEFAULT_LIMITS, Record
+from helpers.records import PIXELS, Record
 
 Result = TypeVar("Result")
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")  # decoded inside Pillow; none starts a program
@@ -43,7 +43,7 @@ class UnreadablePicture(ValueError):
     """A picture that cannot be decoded; the message is a clause that says why."""
 
 
-def header(picture: bytes, *, max_pixels: int = DEFAULT_LIMITS.pixels) -> Image.Image:
+def header(picture: bytes, *, max_pixels: int = PIXELS) -> Image.Image:
     """Opens a picture without decoding it: size, mode and format are known, its pixels are not.
 
     Args:
@@ -63,12 +63,12 @@ def header(picture: bytes, *, max_pixels: int = DEFAULT_LIMITS.pixels) -> Image.
     except Exception as error:  # Pillow's plugins raise whatever a damaged header makes them stumble over
         raise UnreadablePicture(_reason(error)) from error
     width, height = image.size
-    if width * height > max_pixels or width * height == 0:
+    if width * height > max_pixels:
         raise UnreadablePicture(f"is {width} x {height}, more than the {max_pixels:,} pixels allowed")
     return image
 
 
-def decode(picture: bytes, *, max_pixels: int = DEFAULT_LIMITS.pixels) -> Image.Image:
+def decode(picture: bytes, *, max_pixels: int = PIXELS) -> Image.Image:
     """Decodes a picture to 8 bits, grey (mode L) or colour (mode RGB), upright.
 
     The EXIF orientation is applied, transparency lies on white, 16-bit greys are scaled to 8 bits,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from helpers import artifacts, notebooks, outcomes
+from helpers import artifacts, notebooks, outcomes, parameters
 from helpers.notebooks import Notebook
 
 _LEFT = ("dataset/manifest.json", "model_card.json", "models.csv")  # what 01, 03 and 05 leave for others, written last
@@ -28,7 +28,7 @@ def make(
         owners = {number for number in reach if name in found[number].defaults}
         if not owners:
             names = sorted({known for number in chosen | reach for known in found[number].defaults})
-            raise ValueError(f"No notebook of this run has a parameter {name}: {notebooks.hint(name, names)}")
+            raise ValueError(f"No notebook of this run has a parameter {name}: {parameters.hint(name, names)}")
         chosen |= owners | {number for number in reach if needed(found, {number}) & owners}
     chosen |= {number for number in reach - chosen if not _made(found[number])}
     order = [found[number] for number in sorted(chosen)]

@@ -153,18 +153,11 @@ def _change(dataset: data.DataSet | None, source: str) -> str:
     """Returns what of a source is not as notebook 01 has recorded it: `"place"`, `"files"`, or nothing."""
     if dataset is None:
         return "place"
-    recorded, shown = dataset.manifest.get("source_sha256", ""), records.public(source)
-    if recorded:
-        same_name = recorded == _sha256(source)
-    else:  # There is the address as it may be shown: one that hides something could be that of another set.
-        same_name = dataset.manifest["parameters"].get("SOURCE") == shown
-        same_name = same_name and (shown == source or _is_database(source))
-    now = fingerprint(source)
-    place, _, files = now.partition("-")
-    if recorded == now or (same_name and not files):
+    recorded, now = dataset.manifest.get("source_sha256", ""), fingerprint(source)
+    if recorded == now:
         return ""
-    # Before files were recorded, a source had its name alone.
-    return "files" if files and (same_name or recorded.startswith(f"{place}-")) else "place"
+    place, _, files = now.partition("-")
+    return "files" if files and recorded.startswith(f"{place}-") else "place"
 
 
 def _out_of_reach(source: str) -> str:

@@ -8,14 +8,29 @@ from pathlib import Path
 
 def name(cpuinfo: str | Path = "/proc/cpuinfo") -> str:
     """Returns what the processor is called, and the widest vectors that it has."""
-    try:
-        lines = Path(cpuinfo).read_text().splitlines()
-    except OSError:
+    fields = facts(cpuinfo)
+    if not fields:
         return platform.processor() or platform.machine()
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     flags = fields.get("flags", "").split()
     widest = next((flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in flags), "")
     return fields.get("model name", platform.machine()) + (f" ({widest})" if widest else "")
+
+
+def facts(path: str | Path) -> dict[str, str]:
+    """Returns what Linux tells in lines of the form `name: value`; the last where a name comes again, {} elsewhere."""
+    try:
+        lines = (line.partition(":") for line in Path(path).read_text(errors="replace").splitlines())
+        return {key.strip(): value.strip() for key, _, value in lines}
+    except OSError:
+        return {}
+
+
+def peak_bytes(pid: int | str = "self") -> int:
+    """Returns the most resident memory that a process alone has had, 0 where the system does not tell.
+
+    (`ru_maxrss` would begin with that of the parent.)
+    """
+    return 1024 * int(facts(f"/proc/{pid}/status").get("VmHWM", "0").split()[0])
 
 
 def cores(cgroup: str | Path = "/sys/fs/cgroup") -> int:

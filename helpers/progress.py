@@ -45,8 +45,7 @@ class RunProgress:
         self._count = sum(_is_code(cell) for cell in self._cells)
         self._at = 0
         self._section = self._told = self._words = ""
-        if stem:
-            self._show(0, 0)
+        self.tick(0, 0)
 
     @property
     def position(self) -> str:
@@ -54,7 +53,7 @@ class RunProgress:
 
     def cell(self, index: int) -> None:
         """Notes that the cell at `index` begins."""
-        cell = self._cells[index] if index < len(self._cells) else _INSERTED
+        cell = self._cells[index]
         self._words = ""
         if not _is_code(cell):
             heading = re.search(r"^##+ (.+)$", cell["source"], re.MULTILINE)
@@ -75,7 +74,14 @@ class RunProgress:
 
     def tick(self, seconds: float, peak_bytes: int) -> None:
         """Brings the live line up to date."""
-        self._show(seconds, peak_bytes)
+        if not self._live or not self._stem:
+            return
+        text = (
+            f"{self._stem}  cell {self._at}/{self._count} · {duration(seconds)} · {size(peak_bytes)} · "
+            f"{self._words or self._section}"
+        )
+        width = shutil.get_terminal_size().columns - 1
+        self._write(f"{self._clear()}{text[:width]}")
 
     def end(self, outcome: Outcome) -> None:
         """Leaves one lasting line on how the notebook went."""
@@ -88,16 +94,6 @@ class RunProgress:
             text = f"{outcome.status}: {outcome.error}"
         self._write(f"{self._clear()}{outcome.stem}: {text}\n")
         self._stem = ""
-
-    def _show(self, seconds: float, peak_bytes: int) -> None:
-        if not self._live or not self._stem:
-            return
-        text = (
-            f"{self._stem}  cell {self._at}/{self._count} · {duration(seconds)} · {size(peak_bytes)} · "
-            f"{self._words or self._section}"
-        )
-        width = shutil.get_terminal_size().columns - 1
-        self._write(f"{self._clear()}{text[:width]}")
 
     def _clear(self) -> str:
         return "\r\x1b[K" if self._live else ""

@@ -2,7 +2,6 @@
 
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +22,11 @@ _SPLITS = {
 
 
 _JOINERS = "\u200c\u200d"  # unseen, and letters of Persian and Indian words and parts of emoji all the same
+# How much of a source is believed before it is taken for an attack or an accident.
+PICTURE_BYTES = 64 * 2**20  # of the largest encoded picture
+PIXELS = 50_000_000  # of the largest picture; checked in its header, before it is decoded
+TOTAL_BYTES = 200 * 2**30  # of the largest archive or IDX file once decompressed, and of the largest download
+RATIO = 100  # how many times its own size a packed file may expand to
 _SLACK = 64 * 2**20  # bytes that any packed file may hold, however small it is itself
 
 
@@ -66,28 +70,9 @@ class SourceError(ValueError):
     """A source that cannot be read at all; the message is one sentence for the reader."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How much of a source is believed before it is taken for an attack or an accident.
-
-    Attributes:
-        picture_bytes: Largest encoded picture, in bytes.
-        pixels: Largest picture, in pixels; checked in its header, before it is decoded.
-        total_bytes: Largest archive or IDX file once decompressed, and largest download.
-        ratio: How many times its own size a packed file may expand to.
-    """
-
-    picture_bytes: int = 64 * 2**20
-    pixels: int = 50_000_000
-    total_bytes: int = 200 * 2**30
-    ratio: int = 100
-
-    def unpacked(self, packed: int) -> int:
-        """Returns how many bytes a file may hold that has `packed` bytes on disk."""
-        return min(self.total_bytes, packed * self.ratio + _SLACK)
-
-
-DEFAULT_LIMITS = Limits()
+def unpacked(packed: int) -> int:
+    """Returns how many bytes a file may hold that has `packed` bytes on disk."""
+    return min(TOTAL_BYTES, packed * RATIO + _SLACK)
 
 
 class Layout(NamedTuple):

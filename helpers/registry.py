@@ -247,9 +247,12 @@ def verify(path: Path) -> None:
 def manifest(path: Path) -> dict:
     """Returns what a version's folder says of itself: `name`, `facts`, `files`, `made_by`, `parameters`."""
     try:
-        return json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        if missing := {"name", "files", "made_by"} - dict(found).keys():
+            raise ValueError(f"it has no {min(missing)}")
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"The manifest of {path} cannot be read ({error}): register the model again.") from error
+    return found
 
 
 def _settle(name: str, partial: Path) -> Version:

@@ -1,7 +1,6 @@
-"""The HTTP side of a serving process: a door in front of KServe's application.
+"""The HTTP side of a serving process: TensorFlow Serving's REST and the Open Inference Protocol V2.
 
-What is asked often (predictions) and what KServe does not know (versions, limits, keys) is answered here; the rest,
-such as health and the list of models, by KServe. Every refusal is JSON with one sentence: `{"error": "…"}`.
+Every refusal is JSON with one sentence: `{"error": "…"}`.
 """
 
 import asyncio
@@ -26,7 +25,7 @@ _MODEL = re.compile(
     r"/(?:v1/models/(?P<v1>[^/:]+)(?:/versions/(?P<of1>[^/:]+))?(?P<do1>:predict|/metadata|)"
     r"|v2/models/(?P<v2>[^/]+)(?:/versions/(?P<of2>[^/]+))?(?P<do2>/infer|/ready|))"
 )
-_TO_KSERVE = {"/", "/v1/models", "/v2", "/v2/health/live", "/v2/models"}
+_OF_SERVER = ("/", "/v1/models", "/v2", "/v2/health/live", "/v2/models")
 _JSON_LENGTH = b"inference-header-content-length"
 _WORTH_A_THREAD = 16384  # bytes of a request from which reading it would keep the others waiting
 _OF_FILES = (b"b64", b"BYTES", b"\\")  # without them no JSON holds picture files, where 1 kB may be 25 million pixels
@@ -40,21 +39,17 @@ Send = Callable[[dict], Awaitable[None]]
 
 
 class Door:
-    """An ASGI application in front of another one.
+    """The ASGI application that answers.
 
     Args:
-        kserve: The application that answers what is not answered here.
         live: The models.
         telemetry: Is told of each request.
         limits: How much of a client is put up with.
         key: What clients have to show, as `Authorization: Bearer …` or `X-API-Key: …`; nothing if None.
     """
 
-    def __init__(
-        self, kserve: Callable, live: Live, telemetry: Telemetry, *, limits: Limits, key: str | None = None
-    ) -> None:
-        self._kserve, self._live, self._telemetry, self._limits = kserve, live, telemetry, limits
-        self._key = key
+    def __init__(self, live: Live, telemetry: Telemetry, *, limits: Limits, key: str | None = None) -> None:
+        self._live, self._telemetry, self._limits, self._key = live, telemetry, limits, key
 
     async def __call__(self, scope: dict, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":  # uvicorn opens no web socket and has no life-span events for us
@@ -70,10 +65,7 @@ class Door:
                 check_key(headers, self._key)
             route, answer = self._route(scope, headers)
             status, body, more = await answer(scope, receive, headers, facts)
-            if status is None:
-                status = await self._pass_on(scope, receive, send)
-            else:
-                await _respond(send, status, body, more, identity)
+            await _respond(send, status, body, more, identity)
         except Refused as refused:
             status = refused.status
             if status in (401, 404, 405, 413) and "whole" not in scope:
@@ -92,11 +84,13 @@ class Door:
         path, method = scope["path"], scope["method"]
         match = _MODEL.fullmatch(path)
         if match is None:
-            fixed = {"/metrics": self._metrics, "/v2/health/ready": self._ready, "/openapi.json": self._openapi}
-            if path not in fixed and path not in _TO_KSERVE:
+            fixed = dict.fromkeys(_OF_SERVER, self._server) | {
+                "/metrics": self._metrics, "/v2/health/ready": self._ready, "/openapi.json": self._openapi,
+            }  # fmt: skip
+            if path not in fixed:
                 raise Refused(404, "There is nothing at this address: predictions are at /v1/models/<name>:predict and "
                                    "/v2/models/<name>/infer.")  # fmt: skip
-            route, answer = path.strip("/").replace("/", " ") or "live", fixed.get(path, self._nothing)
+            route, answer = path.strip("/").replace("/", " ") or "live", fixed[path]
         else:
             route, answer = {
                 ":predict": ("predict", self._predict), "/infer": ("infer", self._infer),
@@ -144,7 +138,7 @@ class Door:
 
     async def _batcher(self, scope: dict, facts: dict) -> Batcher:
         name, version = scope["model"]
-        batcher = self._live.find(name, version) or await self._live.get(name, version)
+        batcher = await self._live.get(name, version)
         facts |= {"model": name, "version": batcher.classifier.version}
         return batcher
 
@@ -166,21 +160,22 @@ class Door:
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > self._limits.body:
             raise self._too_large(declared.decode("latin-1")[:20])
-        body, more = b"", True
+        body, more = bytearray(), True
         try:
             async with asyncio.timeout(self._limits.receive_seconds):
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise _Gone
-                    body, more = body + message.get("body", b""), message.get("more_body", False)
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
                     if len(body) > self._limits.body:
                         raise self._too_large("more")
         except TimeoutError:
             seconds = self._limits.receive_seconds
             raise Refused(408, f"The request had not arrived after {seconds:g} seconds: send it again.") from None
         scope["whole"] = True
-        return body
+        return bytes(body)
 
     def _too_large(self, found: str) -> Refused:
         mend = "send fewer pictures at a time, or smaller ones, or start `serve --limit body BYTES` with more"
@@ -197,8 +192,11 @@ class Door:
 
     # ── about models and the server ─────────────────────────────────────────────────────────────
 
-    async def _nothing(self, *_: object) -> tuple:
-        return None, b"", []
+    async def _server(self, scope: dict, *_: object) -> tuple:
+        models = {"models": self._live.names()}
+        told = {"/": {"status": "alive"}, "/v1/models": models, "/v2": protocols.SERVER,
+                "/v2/health/live": {"live": True}, "/v2/models": models}  # fmt: skip
+        return 200, orjson.dumps(told[scope["path"]]), []
 
     async def _metrics(self, *_: object) -> tuple:
         page, kind = self._telemetry.page()
@@ -233,17 +231,6 @@ class Door:
         spec = {"name": model.name, "signature_name": "serving_default", "version": str(model.version)}
         described = metadata(model)
         return 200, orjson.dumps({"model_spec": spec, "metadata": described, "classes": model.classes}), []
-
-    async def _pass_on(self, scope: dict, receive: Receive, send: Send) -> int:
-        told = 500
-
-        async def noting(message: dict) -> None:
-            nonlocal told
-            told = message.get("status", told)
-            await send(message)
-
-        await self._kserve(scope, receive, noting)
-        return told
 
 
 async def read_apart(seconds: float, read: Callable, *given: object) -> object:
@@ -423,7 +410,7 @@ def _check_http(scope: dict, headers: dict) -> None:
 def _check_type(headers: dict, *allowed: bytes) -> None:
     kind = headers.get(b"content-type", b"application/json").partition(b";")[0].strip().lower()
     if kind not in allowed:
-        wanted = " or ".join(one.decode() for one in dict.fromkeys(allowed))
+        wanted = " or ".join(one.decode() for one in allowed)
         raise Refused(415, f"The body is {wanted}; received {kind.decode('ascii', 'replace')[:60]}.")
 
 

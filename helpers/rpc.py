@@ -10,7 +10,6 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
-from kserve.protocol.grpc.servicer import InferenceServicer
 
 from helpers import protocols
 from helpers.batching import Batcher
@@ -26,20 +25,29 @@ _CODES = {
 _CONTENTS = {"UINT8": "uint_contents", "BYTES": "bytes_contents"}
 
 
-class Service(InferenceServicer):
-    """Answers the calls that ask about models; what asks about the server is KServe's.
+class Service(services.GRPCInferenceServiceServicer):
+    """Answers the calls of the protocol.
 
     Args:
-        plane: KServe's data plane.
         live: The models.
         telemetry: Is told of each call.
         limits: How much of a client is put up with.
         key: What clients have to show in `authorization` or `x-api-key`; nothing if None.
     """
 
-    def __init__(self, plane: object, live: Live, telemetry: Telemetry, *, limits: Limits, key: str | None) -> None:
-        super().__init__(plane, None)
+    def __init__(self, live: Live, telemetry: Telemetry, *, limits: Limits, key: str | None) -> None:
         self._live, self._telemetry, self._limits, self._key = live, telemetry, limits, key
+
+    async def ServerLive(self, request: messages.ServerLiveRequest, context: grpc.aio.ServicerContext) -> object:
+        return messages.ServerLiveResponse(live=True)
+
+    async def ServerMetadata(
+        self, request: messages.ServerMetadataRequest, context: grpc.aio.ServicerContext
+    ) -> object:
+        async def work(facts: dict) -> object:
+            return messages.ServerMetadataResponse(**protocols.SERVER)
+
+        return await self._answered("v2", context, work)
 
     async def ServerReady(self, request: messages.ServerReadyRequest, context: grpc.aio.ServicerContext) -> object:
         return messages.ServerReadyResponse(ready=bool(self._live.names()))
@@ -83,7 +91,7 @@ class Service(InferenceServicer):
     RepositoryModelUnload = RepositoryModelLoad
 
     async def _batcher(self, name: str, version: str, facts: dict) -> Batcher:
-        batcher = self._live.find(name, version or None) or await self._live.get(name, version)
+        batcher = await self._live.get(name, version or None)
         facts |= {"model": name, "version": batcher.classifier.version}
         return batcher
 
@@ -99,7 +107,7 @@ class Service(InferenceServicer):
         except Refused as refused:
             status = refused.status
             facts["reason"] = str(refused)[:200]
-            await context.abort(_CODES.get(status, grpc.StatusCode.INVALID_ARGUMENT), str(refused))
+            await context.abort(_CODES[status], str(refused))
         except asyncio.CancelledError:
             status = 499  # the client left, or its own deadline has passed
             raise

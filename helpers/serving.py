@@ -87,7 +87,7 @@ def supervise(
                 if signal.getsignal(number) != signal.SIG_IGN:  # as nohup asks for
                     signal.signal(number, lambda *_: stopping.set())
             if follow:
-                threading.Thread(target=_follow, args=(stopping,), daemon=True).start()
+                threading.Thread(target=at_end_of_input, args=(stopping.set,), daemon=True).start()
             crew = [_Worker(settings, listening, metrics) for _ in range(workers)]
             try:
                 for worker in crew:
@@ -204,11 +204,11 @@ class _Worker:
     def _start(self) -> None:
         descriptor, self._ready = self._listening.fileno(), False
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "ignore", "-m", "helpers.worker", "--descriptor", str(descriptor)],
+            [sys.executable, "-P", "-W", "ignore", "-m", "helpers.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[descriptor],
             env=_environment() | {"PROMETHEUS_MULTIPROC_DIR": self._metrics}, start_new_session=True,
         )  # fmt: skip
-        self._process.stdin.write(json.dumps(self._settings).encode() + b"\n")
+        self._process.stdin.write(json.dumps(self._settings | {"descriptor": descriptor}).encode() + b"\n")
         self._process.stdin.flush()
 
     def wait_until_ready(self, stopping: threading.Event) -> None:
@@ -262,11 +262,12 @@ def _keep_alive(crew: list[_Worker], stopping: threading.Event) -> None:
             worker.replace_if_dead()
 
 
-def _follow(stopping: threading.Event) -> None:
+def at_end_of_input(stop: Callable[[], object]) -> None:
+    """Calls `stop` at the end of standard input."""
     with contextlib.suppress(OSError, ValueError):
         while os.read(sys.stdin.fileno(), 1):  # a thread in `sys.stdin.read` would abort Python's end
             pass
-    stopping.set()
+    stop()
 
 
 def _check_numbers(given: dict[str, int]) -> None:

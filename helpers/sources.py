@@ -22,9 +22,8 @@ from helpers import artifacts, folders, idx, pictures, processor
 from helpers.pictures import UnreadablePicture
 from helpers.pictures import decode as decode  # also found here
 from helpers.records import (
-    DEFAULT_LIMITS,
+    PICTURE_BYTES,
     Finding,
-    Limits,
     Record,
     SourceError,
     counted,
@@ -60,14 +59,13 @@ class Source(Protocol):
         """Returns half a sentence for reports, without secrets and without paths of this machine."""
 
 
-def open_source(source: str = "", *, query: str = "", limits: Limits = DEFAULT_LIMITS) -> Source:
+def open_source(source: str = "", *, query: str = "") -> Source:
     """Opens a source by what its name is.
 
     Args:
         source: A folder (a class a folder, or IDX files), a zip or tar archive, an http(s) address
             of one, a CSV of paths and labels, or a SQLAlchemy URL; `""` for the embedded Fashion-MNIST.
         query: For a database: the SELECT that yields bytes and label.
-        limits: How much is believed of the source.
 
     Returns:
         The source. An archive from the network is on disk by then, in the notebook's `cache`.
@@ -84,15 +82,15 @@ def open_source(source: str = "", *, query: str = "", limits: Limits = DEFAULT_L
         own = artifacts.root() / "data" / "fashion-mnist"
         if not own.is_dir():
             raise SourceError(f"{own} is not there, Fashion-MNIST's folder: put it back as it is in the repository.")
-        return idx.IdxSource(own, limits=limits)
+        return idx.IdxSource(own)
     scheme = source.partition("://")[0].lower() if "://" in source else ""
     if scheme in ("http", "https"):
         from helpers import downloads
 
-        path = downloads.download(source, limits=limits)
+        path = downloads.download(source)
         forget = partial(downloads.forget, path)  # a damaged file would stay, because the server has no other version
         try:
-            return _archive(path, public(source), limits, on_damage=forget)
+            return _archive(path, public(source), on_damage=forget)
         except SourceError:
             forget()
             raise
@@ -102,7 +100,7 @@ def open_source(source: str = "", *, query: str = "", limits: Limits = DEFAULT_L
     if scheme:
         from helpers import databases
 
-        return databases.DatabaseSource(source, query, limits=limits)
+        return databases.DatabaseSource(source, query)
     try:
         path = Path(source).expanduser()
         is_folder, is_file = path.is_dir(), path.is_file()
@@ -111,34 +109,33 @@ def open_source(source: str = "", *, query: str = "", limits: Limits = DEFAULT_L
         shown = shortened(printable(source), 80)
         raise SourceError(f"{shown} cannot be opened ({why}): a source is {KINDS}.") from error
     if is_folder:
-        is_idx = any(idx.parts(path))
-        return idx.IdxSource(path, limits=limits) if is_idx else folders.FolderSource(path, limits=limits)
+        return idx.IdxSource(path) if any(idx.parts(path)) else folders.FolderSource(path)
     if not is_file:
         raise SourceError(f"There is no {printable(source)!r}: a source is {KINDS}.")
     if path.suffix.lower() == ".csv":
-        return folders.CsvSource(path, limits=limits)
-    return _archive(path, printable(path.name), limits)
+        return folders.CsvSource(path)
+    return _archive(path, printable(path.name))
 
 
-def _archive(path: Path, title: str, limits: Limits, on_damage: Callable[[], None] = lambda: None) -> Source:
+def _archive(path: Path, title: str, on_damage: Callable[[], None] = lambda: None) -> Source:
     from helpers import archives
 
     try:
-        return archives.ArchiveSource(path, title=title, limits=limits, on_damage=on_damage)
+        return archives.ArchiveSource(path, title=title, on_damage=on_damage)
     except SourceError:
         with open(path, "rb") as file:
-            content = file.read(limits.picture_bytes)
+            content = file.read(PICTURE_BYTES)
         if content.startswith(b"SQLite format 3\0"):
             raise SourceError(
                 f"{title} is an SQLite database: write sqlite:/// before its path, and add a query."
             ) from None
         with contextlib.suppress(UnreadablePicture):
-            pictures.header(content, max_pixels=limits.pixels)
+            pictures.header(content)
             raise SourceError(f"{title} is one picture: name a folder that has a sub-folder for each class.") from None
         raise
 
 
-def glance(source: Source, *, seconds: float = 10.0, limits: Limits = DEFAULT_LIMITS) -> None:
+def glance(source: Source, *, seconds: float = 10.0) -> None:
     """Refuses a source that cannot be read or holds no two classes, as far as a quick look tells.
 
     It ends with the second class, so it is quick unless the first class is large or there is no other.
@@ -146,7 +143,6 @@ def glance(source: Source, *, seconds: float = 10.0, limits: Limits = DEFAULT_LI
     Args:
         source: An opened source.
         seconds: When to stop looking, and let the source pass.
-        limits: `pixels` is the largest picture that counts.
 
     Raises:
         SourceError: If the source cannot be read, holds no picture, or pictures of one class only.
@@ -157,7 +153,7 @@ def glance(source: Source, *, seconds: float = 10.0, limits: Limits = DEFAULT_LI
         for record in found:
             try:
                 if not isinstance(record.picture, np.ndarray):
-                    pictures.header(record.picture, max_pixels=limits.pixels)
+                    pictures.header(record.picture)
             except UnreadablePicture as error:
                 refused = refused or [Finding(record.name, "unreadable", "drop", str(error))]
             else:
@@ -168,17 +164,17 @@ def glance(source: Source, *, seconds: float = 10.0, limits: Limits = DEFAULT_LI
     if count == 0:
         raise _no_picture(source, [*source.findings, *refused])
     what, held = source.describe(), f"{counted(count, 'picture')} of {counted(len(labels), 'class')}"
-    asked = "" if labels else _asked_about_parent(source, limits)
+    asked = "" if labels else _asked_about_parent(source)
     raise SourceError(f"{what[0].upper()}{what[1:]} holds {held}: {TWO_CLASSES}.{asked}")
 
 
-def _asked_about_parent(source: Source, limits: Limits) -> str:
+def _asked_about_parent(source: Source) -> str:
     """Asks whether the folder above was meant, if a folder beside this one holds a picture, too."""
     if isinstance(source, folders.FolderSource) and source.parent:
         with contextlib.suppress(OSError):
             for content in source.beside():
                 with contextlib.suppress(UnreadablePicture):
-                    pictures.header(content, max_pixels=limits.pixels)
+                    pictures.header(content)
                     return f" Did you mean its parent, {source.parent}?"
     return ""
 
@@ -262,7 +258,6 @@ def collect(
     size: tuple[int, int] | None = None,
     channels: int | None = None,
     largest: int = 64,
-    limits: Limits = DEFAULT_LIMITS,
 ) -> Collection:
     """Reads all pictures of a source into one array of one size, a chunk at a time.
 
@@ -276,16 +271,15 @@ def collect(
         size: Height and width; found out in a first pass over the pictures' headers if not given.
         channels: 1 or 3; found out as well if not given.
         largest: Longest side, in pixels, of a size that is found out.
-        limits: `pixels` is checked before a picture is decoded.
 
     Raises:
         SourceError: If the source cannot be read, or holds no picture.
     """
-    opened = open_source(source, limits=limits) if isinstance(source, str) else source
+    opened = open_source(source) if isinstance(source, str) else source
     if size is None or channels is None:
-        found = survey(opened, largest=largest, limits=limits)
+        found = survey(opened, largest=largest)
         size, channels = size or found[0], channels or found[1]
-    work = partial(_bring, size=size, channels=channels, max_pixels=limits.pixels)
+    work = partial(_bring, size=size, channels=channels)
     rows, findings = [], []
     folder = artifacts.working()
     folder.mkdir(parents=True, exist_ok=True)
@@ -332,7 +326,7 @@ def _unique(names: list[str]) -> list[str]:
     return unique
 
 
-def survey(source: Source, *, largest: int = 64, limits: Limits = DEFAULT_LIMITS) -> tuple[tuple[int, int], int]:
+def survey(source: Source, *, largest: int = 64) -> tuple[tuple[int, int], int]:
     """Finds out size and channels from the pictures' headers; `collect` says by which rule."""
     sizes, modes = Counter(), Counter()
     for record in source.records():
@@ -342,7 +336,7 @@ def survey(source: Source, *, largest: int = 64, limits: Limits = DEFAULT_LIMITS
             modes[picture.ndim == 2] += 1
             continue
         try:
-            image = pictures.header(picture, max_pixels=limits.pixels)
+            image = pictures.header(picture)
         except UnreadablePicture:
             continue
         sizes[pictures.upright_size(image)] += 1
@@ -367,7 +361,7 @@ class _Brought(NamedTuple):
     mode: str
 
 
-def _bring(record: Record, *, size: tuple[int, int], channels: int, max_pixels: int) -> _Brought | str:
+def _bring(record: Record, *, size: tuple[int, int], channels: int) -> _Brought | str:
     """Decodes one record and brings it to size; a picture that cannot be decoded gives the reason."""
     picture = record.picture
     if isinstance(picture, np.ndarray):
@@ -378,7 +372,7 @@ def _bring(record: Record, *, size: tuple[int, int], channels: int, max_pixels: 
         image = pictures.Image.fromarray(picture)
         return _Brought(pictures.fit(image, size, channels), height, width, mode)
     try:
-        image = pictures.header(picture, max_pixels=max_pixels)
+        image = pictures.header(picture)
         mode, (height, width) = image.mode, pictures.upright_size(image)
         return _Brought(pictures.fitted(image, size, channels), height, width, mode)
     except UnreadablePicture as error:

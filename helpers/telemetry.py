@@ -61,9 +61,6 @@ class Telemetry:
     def say(self, event: str, **facts: object) -> None:
         """Writes a line about the server itself, such as a version that was taken over."""
         self._write({"event": event, **facts})
-        if self._log is not None:
-            with contextlib.suppress(OSError):
-                self._log.flush()
 
     def called(self, model: Classifier, pictures: int) -> None:
         """Counts one call of a model."""

@@ -362,20 +362,15 @@ def restart(model: keras.Model, *, seed: int, learning_rate: float | None = None
 
         torch.manual_seed(seed)
     fresh = type(model).from_config(model.get_config())
-    _assign(model.variables, fresh.variables)
+    checkpoints.assign(model.variables, fresh.variables)
     optimizer = model.optimizer
     if optimizer.built:
         begin = type(optimizer).from_config(optimizer.get_config())
         begin.build(fresh.trainable_variables)
-        _assign(optimizer.variables, begin.variables)
+        checkpoints.assign(optimizer.variables, begin.variables)
     if learning_rate is not None:
         optimizer.learning_rate = learning_rate
     return model
-
-
-def _assign(variables: list, values: list) -> None:
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
 
 
 def batch_losses(
@@ -638,24 +633,28 @@ def _drop_times(path: Path) -> None:
             archive.writestr(zipfile.ZipInfo(name), content)  # dated 1980, the first day of zip
 
 
-def portable(model: keras.Model) -> keras.Model:
-    """Returns an uncompiled copy of a functional model in float32, with the same weights."""
-    config = _without_machine(model.get_config())
-    copy = type(model).from_config(config)
+def portable(model: keras.Model, change: Callable[[dict], dict] = lambda part: part) -> keras.Model:
+    """Returns an uncompiled copy of a functional model in float32, with the same weights.
+
+    Args:
+        model: A functional model.
+        change: Takes each part of the model's configuration, inner ones first, and returns what stands in its place.
+    """
+    copy = type(model).from_config(_without_machine(model.get_config(), change))
     copy.set_weights(model.get_weights())
     return copy
 
 
-def _without_machine(config: object) -> object:
+def _without_machine(config: object, change: Callable[[dict], dict]) -> object:
     """Returns a layer's config, at any depth, without mixed precision and synchronization."""
     if isinstance(config, list | tuple):
-        return type(config)(_without_machine(item) for item in config)
+        return type(config)(_without_machine(item, change) for item in config)
     if not isinstance(config, dict):
         return config
     if config.get("class_name") == "DTypePolicy" and config["config"]["name"].startswith("mixed_"):
         return {**config, "config": {"name": "float32"}}
-    config = {key: _without_machine(value) for key, value in config.items()}
-    return {**config, "synchronized": False} if config.get("synchronized") else config
+    config = {key: _without_machine(value, change) for key, value in config.items()}
+    return change({**config, "synchronized": False} if config.get("synchronized") else config)
 
 
 def versions() -> dict[str, str]:

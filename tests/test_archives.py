@@ -9,8 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from helpers import archives
-from helpers.records import Limits, SourceError
+from helpers import archives, records
+from helpers.records import SourceError
 from helpers.rehearsal import encode
 
 PICTURE = encode(np.arange(12, dtype=np.uint8).reshape(3, 4))
@@ -130,14 +130,16 @@ def longname(size):
     return header.tobuf(tarfile.GNU_FORMAT) + b"a" * size + bytes(-size % 512)
 
 
-def test_headers_that_ask_for_much_in_all_are_one_sentence(tmp_path):
+def test_headers_that_ask_for_much_in_all_are_one_sentence(tmp_path, monkeypatch):
     path = tarred(tmp_path / "pets.tar", TREE)
     content = path.read_bytes()
     with gzip.open(tmp_path / "bomb.tar.gz", "wb") as file:
         file.write(longname(1 << 20) * 5 + content)
     assert len(read(tmp_path / "bomb.tar.gz")[1]) == 3
+    monkeypatch.setattr(archives, "PICTURE_BYTES", 1 << 20)
+    monkeypatch.setattr(records, "TOTAL_BYTES", 4 << 20)
     with pytest.raises(SourceError, match="asks for more memory than allowed"):
-        read(tmp_path / "bomb.tar.gz", limits=Limits(picture_bytes=1 << 20, total_bytes=4 << 20))
+        read(tmp_path / "bomb.tar.gz")
 
 
 def test_headers_about_headers_are_one_sentence(tmp_path):
@@ -216,8 +218,9 @@ def test_a_member_that_lies_about_its_size_is_a_finding(tmp_path):
     assert [(f.name, f.kind) for f in source.findings] == [("dog/long.png", "unreadable")]
 
 
-def test_a_member_beyond_the_limit_is_a_finding(tmp_path):
-    source, records = read(zipped(tmp_path / "pets.zip", {**TREE, "dog/4.bmp": bytes(5000)}), limits=Limits(4000))
+def test_a_member_beyond_the_limit_is_a_finding(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "PICTURE_BYTES", 4000)
+    source, records = read(zipped(tmp_path / "pets.zip", {**TREE, "dog/4.bmp": bytes(5000)}))
     assert len(records) == 3
     assert source.findings[0].detail == "has 5,000 bytes, more than allowed"
 

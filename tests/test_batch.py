@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from helpers import artifacts, batch, classifier, data, registry
-from helpers.records import Limits
+from helpers import artifacts, batch, classifier, data, folders, registry
 
 CLASSES = ["ant", "bee", "cat"]
 PICTURES = np.random.default_rng(0).integers(0, 256, (23, 4, 4, 1), dtype=np.uint8)
@@ -149,7 +148,8 @@ def test_pictures_without_labels_and_of_any_size_are_answered(model, tmp_path):
     assert table["label"].isna().all()
 
 
-def test_a_file_that_is_named_and_is_no_picture_gets_a_row_that_says_why(folder, model, tmp_path):
+def test_a_file_that_is_named_and_is_no_picture_gets_a_row_that_says_why(folder, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "PICTURE_BYTES", 1000)
     bad = {
         "IMG_0.HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC picture (as iPhones make)"),
         "empty.jpg": (b"", "is empty (0 bytes)"),
@@ -161,7 +161,7 @@ def test_a_file_that_is_named_and_is_no_picture_gets_a_row_that_says_why(folder,
         (tmp_path / name).write_bytes(content)
     (tmp_path / "link.png").symlink_to(folder / "bee" / "02.png")
     inputs = [folder / "bee" / "00.png", *(tmp_path / name for name in bad), tmp_path / "link.png"]
-    done = batch.predict(inputs, model, tmp_path / "out.parquet", limits=Limits(picture_bytes=1000))
+    done = batch.predict(inputs, model, tmp_path / "out.parquet")
     assert (done.pictures, done.unreadable) == (2, 5)
     table = pd.read_parquet(done.path)
     assert table["name"].tolist() == ["00.png", *bad, "link.png"]
@@ -171,13 +171,15 @@ def test_a_file_that_is_named_and_is_no_picture_gets_a_row_that_says_why(folder,
         assert said.startswith(why)
 
 
-def test_a_picture_of_more_pixels_than_the_limit_is_not_decoded(folder, model, tmp_path):
+def test_a_picture_of_more_pixels_than_the_limit_is_not_decoded(folder, model, tmp_path, monkeypatch):
+    monkeypatch.setitem(classifier.Classifier.array.__kwdefaults__, "max_pixels", 399)
     Image.new("L", (20, 20)).save(folder / "ant" / "large.png")
-    done = batch.predict([folder], model, tmp_path / "out.parquet", limits=Limits(pixels=399))
+    done = batch.predict([folder], model, tmp_path / "out.parquet")
     table = pd.read_parquet(done.path).set_index("name")
     assert (done.pictures, done.unreadable) == (23, 2)
     assert table.loc["ant/large.png", "error"] == "is 20 x 20, more than the 399 pixels allowed"
-    assert batch.predict([folder], model, tmp_path / "out.parquet", limits=Limits(pixels=400)).pictures == 24
+    monkeypatch.undo()
+    assert batch.predict([folder], model, tmp_path / "out.parquet").pictures == 24
 
 
 def test_secrets_in_an_address_are_not_written(model, tmp_path):

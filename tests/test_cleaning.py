@@ -509,3 +509,12 @@ def test_verdicts_come_back_from_their_file(tmp_path):
             cleaning.read_decisions(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"There is no file .*none\.csv"):
         cleaning.read_decisions(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_decisions_are_read_as_a_spreadsheet_writes_them(separator, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rows = ["name", "verdict"], ["cat/a b.png", "keep"], ["dog/ü.png", "drop"]
+    text = "\r\n".join(map(separator.join, rows))
+    (tmp_path / "decisions.csv").write_text(text, encoding="utf-8-sig", newline="")
+    assert cleaning.read_decisions("~/decisions.csv") == {"cat/a b.png": "keep", "dog/ü.png": "drop"}

@@ -52,7 +52,7 @@ def test_kept_figures_are_the_trained_ones_to_the_last_bit(tmp_path):
     figures = np.random.default_rng(0).random(200)
     kept = comparison.run(
         lambda seed: (pd.DataFrame({"epoch": range(200), "loss": figures}), {}),
-        pd.DataFrame({"seed": [0]}), tmp_path, facts={}, verbose=False,
+        pd.DataFrame({"seed": [0]}), tmp_path, facts={},
     )  # fmt: skip
     np.testing.assert_array_equal(kept.runs["loss"], figures)
 
@@ -67,7 +67,7 @@ def test_what_cannot_be_kept_is_named_and_leaves_no_file(wrong, tmp_path):
 def test_settings_of_any_length_have_a_file_each(tmp_path):
     settings = pd.DataFrame({f"option_{number}": ["ü" * 60, "ü" * 60] for number in range(9)} | {"seed": [0, 1]})
     history = pd.DataFrame({"epoch": [1]})
-    runs = comparison.run(lambda **row: (history, {}), settings, tmp_path, facts={}, verbose=False).runs
+    runs = comparison.run(lambda **row: (history, {}), settings, tmp_path, facts={}).runs
     assert len(list(tmp_path.iterdir())) == len(runs) == 2
 
 
@@ -93,7 +93,7 @@ def test_facts_of_a_row_alone_decide_about_its_runs(tmp_path):
 
 
 def test_a_run_with_any_byte_changed_is_trained_again_or_comes_back_equal(tmp_path):
-    comparison.run(trial, SETTINGS[:1], tmp_path, facts={}, verbose=False)
+    comparison.run(trial, SETTINGS[:1], tmp_path, facts={})
     [path] = tmp_path.iterdir()
     history, arrays = comparison._read(path)
     whole, again = path.read_bytes(), []
@@ -194,3 +194,14 @@ def test_target_is_reached_at_the_first_epoch_that_is_good_enough(tmp_path):
 def test_no_setting_or_one_twice_is_refused(settings, tmp_path):
     with pytest.raises(ValueError, match="Each setting is trained once, and there is at least one; received"):
         comparison.run(trial, settings, tmp_path, facts={})
+
+
+def test_a_training_whose_text_lies_nowhere_is_told_apart_by_its_code(tmp_path):
+    def typed(accuracy):  # as at a prompt
+        scope = {"pd": pd}
+        exec(f"def train(seed): return pd.DataFrame({{'epoch': [1], 'val_accuracy': [{accuracy}]}}), {{}}", scope)
+        return scope["train"]
+
+    for accuracy in (0.1, 0.9):
+        runs = comparison.run(typed(accuracy), pd.DataFrame({"seed": [0]}), tmp_path, facts={}).runs
+        assert runs["val_accuracy"].tolist() == [accuracy]

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy
 
 from helpers import databases
-from helpers.records import Limits, SourceError
+from helpers.records import SourceError
 from helpers.rehearsal import encode
 
 PICTURE = encode(np.arange(12, dtype=np.uint8).reshape(3, 4))
@@ -88,11 +88,12 @@ def test_wrong_columns_are_one_sentence(sqlite_url, query, message):
         read(sqlite_url, query)
 
 
-def test_a_null_or_huge_picture_is_a_finding(sqlite_url):
+def test_a_null_or_huge_picture_is_a_finding(sqlite_url, monkeypatch):
     source, records = read(sqlite_url, "SELECT NULL, label FROM pictures")
     assert records == []
     assert [f.detail for f in source.findings] == ["is NULL"] * 3
-    source, records = read(sqlite_url, limits=Limits(picture_bytes=10))
+    monkeypatch.setattr(databases, "PICTURE_BYTES", 10)
+    source, records = read(sqlite_url)
     assert records == []
     assert "more than allowed" in source.findings[0].detail
 

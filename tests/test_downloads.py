@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from helpers import artifacts, downloads, rehearsal
-from helpers.records import Limits, SourceError
+from helpers.records import SourceError
 
 CONTENT = bytes(range(256)) * 2000
 
@@ -307,9 +307,10 @@ def test_a_wrong_checksum_leaves_nothing(shelf, tmp_path):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_file_beyond_the_limit_is_not_fetched(shelf, tmp_path):
+def test_a_file_beyond_the_limit_is_not_fetched(shelf, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "TOTAL_BYTES", 1000)
     with rehearsal.serve(shelf) as server, pytest.raises(SourceError, match="larger than"):
-        fetch(f"{server.url}/pets.zip", tmp_path, limits=Limits(total_bytes=1000))
+        fetch(f"{server.url}/pets.zip", tmp_path)
 
 
 def test_nobody_there_is_one_sentence(tmp_path):

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from helpers import engine
+from helpers import engine, processor
 
 HOLD = "data = b'x' * 80_000_000; print(flush=True); input()"
 WITH_CHILD = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {HOLD!r}])"
@@ -37,7 +37,7 @@ def test_memory_of_a_process_that_is_gone_is_none(process):
     gone = process("print()")
     gone.wait(10)
     assert engine.tree_bytes(gone.pid) == 0
-    assert engine.high_water_bytes(gone.pid) == 0
+    assert processor.peak_bytes(gone.pid) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

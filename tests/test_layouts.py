@@ -265,7 +265,7 @@ def test_a_container_has_every_package_that_its_server_imports(context):
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Only())\n"
         "from helpers import cli, live, serving, worker\n"
-        "worker.kserve_application(); live.classifier.load('registry/pets/2')\n"
+        "live.classifier.load('registry/pets/2')\n"
         "print('all', len(allowed))"
     )
     text = (context / "requirements.txt").read_text()

@@ -86,7 +86,7 @@ def test_the_answer_in_rows():
         ({"instances": [[[0] * 4] * 4] * 6}, 413, "at most 5 pictures; received 6: send them in several"),
         ({"inputs": {"images": []}}, 400, 'one input "pictures"; received an object with \'images\''),
         ({"instances": [{"b64": "!"}]}, 400, "not whole base64"),
-        ({"instances": [{"b64": "ä"}]}, 400, "outside of ASCII"),
+        ({"instances": [{"b64": "ä"}]}, 400, "only ASCII"),
         ({"instances": [{"b64": "AAAA"}]}, 400, "A picture of 3 bytes is no picture"),
         ({"instances": [[[0] * 4] * 3]}, 400, r"received the shape \[3, 4\]"),
         ({"instances": [[[0] * 4, [0] * 3]]}, 400, "differ in length or depth"),

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from helpers import artifacts, cleaning, pictures, records, rehearsal, sources
-from helpers.records import Limits, SourceError
+from helpers.records import SourceError
 from helpers.rehearsal import encode
 from helpers.sources import collect, open_source
 
@@ -389,9 +389,10 @@ def test_a_picture_whose_exif_says_nothing_of_use_lies_as_it_is_stored(format, e
     assert found.originals.iloc[0].tolist() == [5, 6, "RGB"]
 
 
-def test_a_huge_picture_costs_no_memory(tree):
+def test_a_huge_picture_costs_no_memory(tree, monkeypatch):
+    monkeypatch.setitem(pictures.header.__kwdefaults__, "max_pixels", 1_000_000)
     root = tree({"cat/1.png": encode(GREY), "cat/huge.png": encode(np.zeros((3000, 3000), np.uint8))})
-    found = collect(root, limits=Limits(pixels=1_000_000))
+    found = collect(root)
     assert found.findings["detail"].tolist() == ["is 3000 x 3000, more than the 1,000,000 pixels allowed"]
 
 

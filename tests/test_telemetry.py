@@ -108,12 +108,6 @@ def test_the_version_that_answers_is_the_last_one(telemetry):
     assert counted(telemetry)["workbook_model_version", "pets"] == 2
 
 
-def test_what_is_said_is_written_at_once():
-    log = io.TextIOWrapper(content := io.BytesIO())
-    Telemetry(log, CollectorRegistry()).say("stopped", pid=7)
-    assert json.loads(content.getvalue())["event"] == "stopped"
-
-
 def test_a_log_that_cannot_be_written_costs_no_answer():
     with io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True) as log:  # each line at once, as to stderr
         telemetry = Telemetry(log, CollectorRegistry())
