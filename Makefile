@@ -6,7 +6,8 @@ STAMP := $(VENV)/.ready
 # The first Python that TensorFlow has wheels for; override with `make setup PYTHON=/path/to/python`.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
-SEVERAL := --numprocesses=auto --maxprocesses=4 --dist=worksteal
+# two plugins that no quick test needs, and that each process would wait for
+SEVERAL := --numprocesses=auto --maxprocesses=4 --dist=worksteal -p no:nbval -p no:schemathesis
 ARGS ?=
 
 .DEFAULT_GOAL := help

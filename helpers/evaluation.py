@@ -130,7 +130,7 @@ def in_words(labels: np.ndarray, predictions: np.ndarray, classes: list[str]) ->
     """
     right, total = int(correct(labels, predictions).sum()), len(labels)
     low, high = wilson_interval(right, total)
-    said = [f"{right:,} of {total:,} pictures are answered rightly: {right / total:.3f}, "
+    said = [f"{right:,} of {total:,} pictures are answered rightly: {np.round(right / total, 3):.3f}, "
             f"with 95% confidence {low:.3f} to {high:.3f}."]  # fmt: skip
     recall = recall_by_class(labels, predictions, classes)
     worst = recall["recall"].idxmin()

@@ -1,6 +1,7 @@
 """What all tests share: outputs in a folder of their own, and a tiny project to run."""
 
 import contextlib
+import gc
 import importlib.util
 import subprocess
 import sys
@@ -8,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-import nbformat
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -17,6 +17,17 @@ from helpers import artifacts
 
 settings.register_profile("workbook", deadline=None)  # the first example imports and compiles
 settings.load_profile("workbook")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported for the tests stays: looking through it for garbage again and again takes seconds."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -93,14 +104,20 @@ def nbval_plugin() -> ModuleType:
 
 
 def markdown(source: str, name: str) -> dict:
+    import nbformat  # late: the process that hands out the tests to others does without, and starts them sooner
+
     return nbformat.v4.new_markdown_cell(source, id=name)
 
 
 def code(source: str, name: str, *tags: str) -> dict:
+    import nbformat
+
     return nbformat.v4.new_code_cell(source, id=name, metadata={"tags": list(tags)} if tags else {})
 
 
-def notebook(*cells: dict) -> nbformat.NotebookNode:
+def notebook(*cells: dict) -> dict:
+    import nbformat
+
     kernelspec = {"name": "workbook", "display_name": "Workbook", "language": "python"}
     return nbformat.v4.new_notebook(cells=list(cells), metadata={"kernelspec": kernelspec})
 
@@ -121,6 +138,8 @@ def tiny(stem: str, *body: dict, needs: str = "nothing", parameters: str = "SEED
 
 def write_notebooks(root: Path, **contents: dict) -> Path:
     """Writes notebooks by stem (`n01_data=…` is `01_data.ipynb`) into `root/notebooks`."""
+    import nbformat
+
     folder = root / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     for stem, content in contents.items():

@@ -24,8 +24,8 @@ def zipped(path, members):
     return path
 
 
-def tarred(path, members, mode="w"):
-    with tarfile.open(path, mode) as archive:
+def tarred(path, members, mode="w", **options):
+    with tarfile.open(path, mode, **options) as archive:
         for name, content in members.items():
             info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
             info.size = len(content)
@@ -43,7 +43,7 @@ PACKERS = {
     "tar": tarred,
     "tar.gz": lambda path, members: tarred(path, members, "w:gz"),
     "tar.bz2": lambda path, members: tarred(path, members, "w:bz2"),
-    "tar.xz": lambda path, members: tarred(path, members, "w:xz"),
+    "tar.xz": lambda path, members: tarred(path, members, "w:xz", preset=0),
 }
 
 

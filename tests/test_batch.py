@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from helpers import artifacts, batch, classifier, data, folders, registry
+from helpers import artifacts, batch, classifier, cli, data, folders, registry
 
 CLASSES = ["ant", "bee", "cat"]
 PICTURES = np.random.default_rng(0).integers(0, 256, (23, 4, 4, 1), dtype=np.uint8)
@@ -472,11 +472,11 @@ def test_memory_does_not_grow_with_the_number_of_pictures(model, tmp_path):
     assert megabytes[400_000] < megabytes[4_000] + 20  # all rows kept would be 55
 
 
-def test_the_command_answers_and_says_how_many(folder, model, tmp_path):
-    command = [sys.executable, "-m", "helpers", "predict", "--model", str(model), str(folder), "--output"]
-    ended = subprocess.run([*command, str(tmp_path / "out.parquet")], capture_output=True, text=True)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.startswith("23 pictures answered, 1 could not be read; ")
-    refused = subprocess.run([*command, str(tmp_path / "out.xls")], capture_output=True, text=True)
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr == "error: Predictions are written to a .parquet file; received out.xls.\n"
+def test_the_command_answers_and_says_how_many(folder, model, tmp_path, capsys):
+    command = ["predict", "--model", str(model), str(folder), "--output"]
+    assert cli.main([*command, str(tmp_path / "out.parquet")]) == 0
+    told = capsys.readouterr()
+    assert told.out.startswith("23 pictures answered, 1 could not be read; ")
+    assert told.err == ""
+    assert cli.main([*command, str(tmp_path / "out.xls")]) == 2
+    assert capsys.readouterr() == ("", "error: Predictions are written to a .parquet file; received out.xls.\n")

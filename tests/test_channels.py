@@ -369,7 +369,7 @@ def test_what_was_shrunk_is_saved_loaded_and_trained(tmp_path):
     smaller.save(tmp_path / "smaller.keras")
     loaded = keras.models.load_model(tmp_path / "smaller.keras")
     np.testing.assert_array_equal(_outputs(loaded), _outputs(smaller))
-    loaded.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    loaded.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
     loaded.fit(np.zeros((4, 8, 8, 1), np.uint8), np.array([0, 1, 2, 0]), verbose=0)
 
 

@@ -18,6 +18,12 @@ CLASSES = ["ant", "bee", "cat"]
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 1), dtype=np.uint8)
 
 
+@pytest.fixture(autouse=True)
+def _files_of_our_own(monkeypatch):
+    """They need not be tried in a process first: test_inference.py is about that."""
+    monkeypatch.setattr(inference, "_try_elsewhere", lambda path: None)
+
+
 @pytest.fixture
 def file(write_onnx, tmp_path):
     return write_onnx(tmp_path / "model.onnx")

@@ -144,7 +144,7 @@ _START = np.array([-0.5, 0.0, 0.25], np.float32)
 def _line(optimizer=None, **options):
     """Returns a linear model of six weights in three clusters, its clusters, and what it learns from."""
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, use_bias=False, name="line")])
-    model.compile(optimizer or keras.optimizers.SGD(0.05), "mse", **options)
+    model.compile(optimizer or keras.optimizers.SGD(0.05), "mse", **options or {"run_eagerly": True})
     clusters = Clusters(_START, _CODES)
     model.get_layer("line").kernel.assign(clustering.restore(clusters))
     random = np.random.default_rng(0)
@@ -335,7 +335,7 @@ def test_clusters_of_another_model_and_other_constraints_are_refused():
     model, clusters, x, y = _line()
     with pytest.raises(ValueError, match="Layer dense is quantized by Keras already"):
         quantized = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="dense")])
-        quantized.quantize("int8")
+        quantized.layers[0].quantize("int8")
         clustering.cluster_model(quantized, 2)
     for wrong, message in [
         ({"other": clusters["line"]}, r"a kernel other of shape \(6, 1\), which is not in the model"),

@@ -1,5 +1,6 @@
 """Facts about comparisons: each setting trained once, kept through a kill, divergence recorded."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -96,15 +97,17 @@ def test_a_run_with_any_byte_changed_is_trained_again_or_comes_back_equal(tmp_pa
     comparison.run(trial, SETTINGS[:1], tmp_path, facts={})
     [path] = tmp_path.iterdir()
     history, arrays = comparison._read(path)
-    whole, again = path.read_bytes(), []
-    for place in range(len(whole)):
-        for flip in (1, 128):
-            path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
-            found = comparison._read(path)
-            again.append(found is None)
-            if found is not None:
-                assert found[0].equals(history)
-                assert {name: kept.tolist() for name, kept in found[1].items()} == {"right": arrays["right"].tolist()}
+    whole, again, right = path.read_bytes(), [], arrays["right"].tolist()
+    with open(path, "r+b", buffering=0) as file:  # one byte is written sooner than a file
+        for place, byte in enumerate(whole):
+            for flip in (1, 128):
+                os.pwrite(file.fileno(), bytes([byte ^ flip]), place)
+                found = comparison._read(path)
+                again.append(found is None)
+                if found is not None:
+                    assert found[0].equals(history)
+                    assert {name: kept.tolist() for name, kept in found[1].items()} == {"right": right}
+            os.pwrite(file.fileno(), bytes([byte]), place)
     assert 0.5 < np.mean(again) < 1
 
 

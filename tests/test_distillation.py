@@ -82,10 +82,9 @@ def test_loss_is_the_formula_and_0_for_the_teacher_itself(student, teacher, temp
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="differences need the float64 that JAX has switched off")
 @given(student=logits, teacher=logits, temperature=temperatures)
 def test_gradient_is_the_temperature_times_the_difference_of_the_soft_targets(student, teacher, temperature):
-    def slope(move):
-        return (_loss(student + move, teacher, temperature) - _loss(student - move, teacher, temperature)) / 2e-5
-
-    by_differences = np.stack([slope(1e-5 * unit) for unit in np.eye(4)], axis=1)
+    moved = student + 1e-5 * np.concatenate([np.eye(4), -np.eye(4)])[:, None]  # all of them in one call
+    losses = _loss(moved.reshape(-1, 4), np.tile(teacher, (8, 1)), temperature).reshape(8, -1)
+    by_differences = (losses[:4] - losses[4:]).T / 2e-5
     soft = [distillation.soft_targets(part, temperature) for part in (student, teacher)]
     np.testing.assert_allclose(by_differences, temperature * (soft[0] - soft[1]), atol=1e-4)
 
@@ -140,7 +139,7 @@ def _taught(**options):
 
 
 def test_a_student_learns_what_the_teacher_says_and_its_accuracy_is_that_of_the_labels():
-    history, answers, labels = _taught(steps_per_execution=8)
+    history, answers, labels = _taught()
     assert np.mean(answers == labels[:, 2:].argmax(axis=1)) > 0.9
     assert np.mean(labels[:, :2].argmax(axis=1) == labels[:, 2:].argmax(axis=1)) < 0.8
     assert {"accuracy", "val_accuracy"} <= set(history)

@@ -173,8 +173,8 @@ def context(file, tmp_path_factory):
     for number in (1, 2):
         facts = {"classes": CLASSES, "input": [4, 4, 1], "number": number}
         registry.register("pets", file, facts=facts, made_by="test", parameters={}, root=root,
-                          examples=(IMAGES, inference.load(file).predict(IMAGES)))  # fmt: skip
-    registry.promote("pets", 2, root=root)
+                          examples=(IMAGES, inference.load(file, trusted=True).predict(IMAGES)))  # fmt: skip
+    artifacts.write_json(root / "pets" / "promoted", {"version": 2, "before": []})
     return layouts.container(folder / "image", name="pets", root=root)
 
 
@@ -264,18 +264,21 @@ def test_a_container_has_every_package_that_its_server_imports(context):
         "        if '.' not in name and name != 'helpers' and owned and not owned & allowed:\n"
         "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
         "sys.meta_path.insert(0, Only())\n"
-        "from helpers import cli, live, serving, worker\n"
-        "live.classifier.load('registry/pets/2')\n"
-        "print('all', len(allowed))"
+        "missing = set()\n"
+        "while True:\n"
+        "    try:\n"
+        "        from helpers import cli, live, serving, worker\n"
+        "        live.classifier.load('registry/pets/2')\n"
+        "        break\n"
+        "    except (ModuleNotFoundError, ValueError) as error:  # what lacks is noted, and then it is there\n"
+        "        name = getattr(error, 'name', None) or error.__cause__.name\n"
+        "        missing.add(name)\n"
+        "        allowed |= {one.lower().replace('_', '-').replace('.', '-') for one in owners[name]}\n"
+        "print(*sorted(missing))"
     )
     text = (context / "requirements.txt").read_text()
     names = {name.lower().replace("_", "-").replace(".", "-") for name in re.findall(r"(?m)^([A-Za-z0-9._-]+)", text)}
-
-    def imported(*names):
-        command = [sys.executable, "-W", "ignore", "-c", script, " ".join(names)]
-        return subprocess.run(command, cwd=context, capture_output=True, text=True)
-
-    done = imported(*names)
-    assert done.stdout.startswith("all"), done.stderr[-2000:]
-    for name in ("pysimdjson", "onnxruntime", "grpcio"):
-        assert "ModuleNotFoundError" in imported(*names - {name}).stderr
+    some = {"pysimdjson", "onnxruntime", "grpcio"}  # that these lack is seen
+    command = [sys.executable, "-W", "ignore", "-c", script, " ".join(names - some)]
+    done = subprocess.run(command, cwd=context, capture_output=True, text=True)
+    assert done.stdout.split() == ["grpc", "onnxruntime", "simdjson"], done.stderr[-2000:]

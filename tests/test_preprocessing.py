@@ -222,7 +222,7 @@ def test_fit_reads_each_epoch_anew_and_repeats_with_the_seed_in_several_threads(
         keras.utils.set_random_seed(0)
         model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Rescaling(1 / 255), keras.layers.Flatten()])
         model.add(keras.layers.Dense(5))
-        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), run_eagerly=True)
         pipeline = preprocessing.batches(
             images, labels, batch_size=25, shuffle=True, augment=preprocessing.Jitter(shift=1), workers=3
         )

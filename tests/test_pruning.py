@@ -261,10 +261,9 @@ def test_masked_weights_are_zero_after_every_step_inside_xla(precision):
     assert model.get_layer("watched").zeros == [0] * 10 + [70] * 10 + [80] * 20
 
 
-@pytest.mark.parametrize("scope", ["layer", "global", "lamp"])
-def test_sparsity_grows_along_the_schedule(scope):
+def test_sparsity_grows_along_the_schedule():
     model = _watched(head=[], steps_per_execution=8)  # one kernel: what all layers lose is what it loses
-    growing = pruning.Masks(final=0.8, steps=30, every=10, scope=scope)
+    growing = pruning.Masks(final=0.8, steps=30, every=10)
     _fit(model, growing)
     # An epoch has 20 steps, so Python looks after 8, 16 and 20, and after 28, 36 and 40.
     looks = [(0, 0.0), (16, 0.8 - 0.8 * (14 / 30) ** 3), (20, 0.8 - 0.8 * (10 / 30) ** 3), (36, 0.8)]

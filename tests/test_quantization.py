@@ -284,7 +284,7 @@ def test_a_sequential_model_becomes_aware_and_plain_again():
 @pytest.fixture(scope="module")
 def trained():
     """An aware model after a training with half of its last kernel pruned, its history, and the mask."""
-    aware = _compiled(quantization.aware(_network(), weight_bits=4, activation_bits=6), steps_per_execution=8)
+    aware = _compiled(quantization.aware(_network(), weight_bits=4, activation_bits=6))
     kernel = aware.get_layer("logits").kernel
     mask = np.random.default_rng(0).random(kernel.shape) < 0.5
     kernel.assign(_value(kernel) * mask)
@@ -458,6 +458,6 @@ def test_layers_that_an_aware_one_would_get_wrong_are_refused():
     with pytest.raises(ValueError, match="channels first"):
         quantization.aware(model)
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
-    model.quantize("int8")
+    model.layers[0].quantize("int8")
     with pytest.raises(ValueError, match="quantized by Keras already"):
         quantization.aware(model)

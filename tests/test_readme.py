@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import socket
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from papermill.cli import papermill
 from PIL import Image
 
 from helpers import artifacts, cli, inference, notebooks, registry
@@ -34,14 +37,15 @@ def shown(name: str) -> list[str]:
 
 
 EVERY = sorted({(name, command) for name in READMES for command in shown(name)})
-QUICK = r"python -m helpers (predict|registry)\b|papermill --help-notebook "
+QUICK = r"python -m helpers (predict|registry)\b"
+ASKED_OF_PAPERMILL = r"papermill --help-notebook "
 DOCTOR = r"\.venv/bin/python -m helpers doctor$"
 SERVED = r"python -m helpers serve$|printf .*\| curl .*localhost:8080/"
 MAKE = r"make "
 RUN = r"python -m helpers run\b"
 PAPERMILL = r"papermill -k workbook "
 BENCHMARKS = r"python -m benchmarks "
-KNOWN = [QUICK, DOCTOR, SERVED, MAKE, RUN, PAPERMILL, BENCHMARKS]
+KNOWN = [QUICK, ASKED_OF_PAPERMILL, DOCTOR, SERVED, MAKE, RUN, PAPERMILL, BENCHMARKS]
 ASKED = sorted({tuple(sorted(filter(re.compile(SERVED).match, shown(name)), key=len)) for name in READMES})
 
 
@@ -59,9 +63,9 @@ def after_a_run(tmp_path_factory, write_onnx):
     facts = {"classes": ["ant", "bee", "cat"], "input": [4, 4, 1], "test_accuracy": 0.9}
     for seed in (1, 2):
         file = write_onnx(place / "model.onnx", seed=seed)
-        examples = images, inference.load(file).predict(images)
+        examples = images, inference.load(file, trusted=True).predict(images)
         registry.register("classifier", file, facts=facts, examples=examples, made_by="test", parameters={}, root=root)
-    registry.promote("classifier", 1, root=root)
+    artifacts.write_json(root / "classifier" / "promoted", {"version": 1, "before": []})
     (place / "more" / "pictures" / "ant").mkdir(parents=True)
     for path in ("photo.jpg", "more/pictures/ant/1.png"):
         Image.fromarray(images[0, ..., 0]).resize((9, 7)).save(place / path)
@@ -128,12 +132,24 @@ def test_parameters_of_a_papermill_command_are_those_of_its_notebook(command):
     assert notebooks.with_parameters(notebook, given).keys() == given.keys()
 
 
+@pytest.mark.parametrize("command", named(ASKED_OF_PAPERMILL))
+def test_papermill_tells_the_parameters_of_a_notebook(command, monkeypatch):
+    words = shlex.split(command)
+    assert (Path(sys.executable).parent / words[0]).is_file()
+    monkeypatch.chdir(ROOT)
+    asked = CliRunner().invoke(papermill, words[1:])  # as the script does, with the libraries that are here already
+    assert asked.exit_code == 0, asked.output
+    assert set(notebooks.read(Path(words[2])).defaults) <= set(re.findall(r"(\w+): ", asked.output))
+
+
 @pytest.mark.parametrize("command", named(BENCHMARKS))
-def test_a_benchmark_of_the_readmes_is_known(command, tmp_path):
-    asked = run(f"cd {ROOT} && {command} --help", tmp_path)
-    name = command.split()[3]
-    assert asked.returncode == 0
-    assert re.search(rf"\b{name}\b", asked.stdout)
+def test_a_benchmark_of_the_readmes_is_known(command, monkeypatch, capsys):
+    words = shlex.split(command)[2:]
+    monkeypatch.setattr(sys, "argv", [*words, "--help"])
+    with pytest.raises(SystemExit) as ended:  # as `python -m` does, with the libraries that are here already
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    assert not ended.value.code
+    assert re.search(rf"\b{words[1]}\b", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(("serve", "ask"), ASKED)
