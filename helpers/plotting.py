@@ -420,26 +420,32 @@ def frontier(
     log_axis(ax.xaxis)
     ax.margins(x=0.12, y=0.15)
     first = [chosen] * (chosen is not None) + best.index.tolist()
-    _label(ax, rows.loc[list(dict.fromkeys(first + rows.index.tolist())), [x, y]], chosen)
+    corners = np.repeat(best[[x, y]].to_numpy(), 2, axis=0)
+    _label(ax, rows.loc[list(dict.fromkeys(first + rows.index.tolist())), [x, y]], chosen,
+           around=np.column_stack([corners[1:, 0], corners[:-1, 1]]))  # fmt: skip
     return ax
 
 
-def _label(ax: Axes, points: "pandas.DataFrame", ringed: str | None) -> None:  # noqa: F821
-    """Writes their names beside points, the first ones first; one that would cover a point or a name is left out."""
+def _label(ax: Axes, points: "pandas.DataFrame", ringed: str | None, around: np.ndarray) -> None:  # noqa: F821
+    """Writes their names beside points, the first ones first; one that would cover a point or a name is left out.
+
+    A name stands beside the line through the corners `around`, and on it only where there is no other place.
+    """
     ax.figure.draw_without_rendering()  # the layout moves the axes: measured is where they will be
     radii = [8 if name == ringed else 4 for name in points.index]  # in points of 1/72 inch
     taken = [Bbox.from_bounds(x, y, 0, 0).padded(radius * ax.figure.dpi / 72)
              for (x, y), radius in zip(ax.transData.transform(points.to_numpy()), radii, strict=True)]  # fmt: skip
+    line = [Bbox(ends).padded(1) for ends in itertools.pairwise(ax.transData.transform(around))]
     edge = ax.get_window_extent()
     for (name, x, y), radius in zip(points.itertuples(), radii, strict=True):
         above, below, right = radius + 5, -radius - 11, radius + 3
         corners = [(right, 5, "left"), (-right, 5, "right"), (right, -11, "left"), (-right, -11, "right")]
         sides = [(0, above, "center"), (0, below, "center"), (right + 1, -3, "left"), (-right - 1, -3, "right")]
-        for across, up, side in sides + corners:
+        for covered, (across, up, side) in itertools.product((taken + line, taken), sides + corners):
             text = ax.annotate(_text(name), (x, y), xytext=(across, up), textcoords="offset points",
                                fontsize="x-small", ha=side, path_effects=_HALO)  # fmt: skip
             box = text.get_window_extent().padded(1)
-            if edge.x0 <= box.x0 and box.x1 <= edge.x1 and not any(box.overlaps(other) for other in taken):
+            if edge.x0 <= box.x0 and box.x1 <= edge.x1 and not any(box.overlaps(other) for other in covered):
                 taken.append(box)
                 break
             text.remove()
@@ -584,6 +590,8 @@ def descent(
         ax.plot(*minimum, "*", color=COLOURS[1], ms=8)
         ax.set(xlim=across, ylim=up, title=_text(name))
         ax.grid(False)
+    plt.setp(axes[-1], xlabel="x")
+    plt.setp(axes[:, 0], ylabel="y")
     return axes
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from matplotlib import font_manager
 from matplotlib import pyplot as plt
+from matplotlib.path import Path
 
 from helpers import plotting
 
@@ -354,6 +355,18 @@ def test_names_on_the_frontier_come_first_and_none_covers_another():
     assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
     points = ax.transData.transform(ax.collections[0].get_offsets())
     assert not any(box.contains(x, y) for box in boxes for x, y in points)
+
+
+def test_names_stand_beside_the_line_where_there_is_room():
+    rows = models()
+    rows.loc["under a step of the line"] = [99.0, 0.9215]
+    ax = plotting.frontier(rows, x="kilobytes", y="accuracy")
+    ax.figure.draw_without_rendering()
+    x, y = ax.lines[0].get_xydata().repeat(2, axis=0).T
+    line = Path(ax.transData.transform(np.column_stack([x[1:], y[:-1]])))
+    covered = [text.get_text() for text in ax.texts if line.intersects_bbox(text.get_window_extent(), filled=False)]
+    assert covered == []
+    assert len(ax.texts) == len(rows)
 
 
 @pytest.mark.parametrize("below", [0.001, 0.0022, 0.0026, 0.003])
