@@ -130,14 +130,8 @@ def write_findings(path: str | Path, findings: pd.DataFrame) -> None:
         findings.to_csv(partial, index=False)
 
 
-def write_decisions(path: str | Path, decisions: dict[str, str]) -> None:
-    """Writes verdicts as a CSV file with the columns name and verdict, whole or not at all."""
-    with artifacts.writing(path) as partial:
-        pd.DataFrame(decisions.items(), columns=["name", "verdict"]).to_csv(partial, index=False)
-
-
 def decisions_writer(path: str | Path) -> Callable[[dict[str, str]], None]:
-    """Returns a function that writes all verdicts given so far, each time anew.
+    """Returns a function that writes all verdicts given so far, each time anew, as a CSV file of name and verdict.
 
     Verdicts of an earlier session that lie there, and are not among the first that it writes, are moved to the next
     free name of the form `decisions-1.csv` beside it.
@@ -150,7 +144,8 @@ def decisions_writer(path: str | Path) -> Callable[[dict[str, str]], None]:
             names = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(1))
             os.rename(path, next(name for name in names if not name.exists()))
         is_first = False
-        write_decisions(path, decisions)
+        with artifacts.writing(path) as partial:
+            pd.DataFrame(decisions.items(), columns=["name", "verdict"]).to_csv(partial, index=False)
 
     return write
 
@@ -163,7 +158,7 @@ def _holds_no_others(path: Path, decisions: dict[str, str]) -> bool:
 
 
 def read_decisions(path: str | Path) -> dict[str, str]:
-    """Reads what `write_decisions`, or a spreadsheet, has written.
+    """Reads what `decisions_writer`, or a spreadsheet, has written.
 
     Raises:
         ValueError: If it is no such file.
@@ -574,19 +569,19 @@ def _resized(rows: np.ndarray) -> np.ndarray:
     size = rows.shape[-1]
     if size == 32:
         return rows
-    sums = rows @ _lanczos(size, 32)  # one small product a picture: in a large one, threads would wait
+    sums = rows @ _lanczos(size)  # one small product a picture: in a large one, threads would wait
     sums += 2**21  # to round, not to cut off
     sums *= 2.0**-22
     return np.clip(np.floor(sums, out=sums), 0, 255, out=sums)
 
 
 @functools.cache
-def _lanczos(size: int, target: int) -> np.ndarray:
-    """Returns the weights of Pillow's Lanczos filter times 2 to the 22, whole numbers of shape (size, target)."""
-    scale = size / target
+def _lanczos(size: int) -> np.ndarray:
+    """Returns the weights of Pillow's Lanczos filter times 2 to the 22, whole numbers of shape (size, 32)."""
+    scale = size / 32
     stretch = max(scale, 1.0)
-    weights = np.zeros((size, target))
-    for column in range(target):
+    weights = np.zeros((size, 32))
+    for column in range(32):
         centre = (column + 0.5) * scale
         low, high = max(0, int(centre - 3 * stretch + 0.5)), min(size, int(centre + 3 * stretch + 0.5))
         x = (np.arange(low, high) - centre + 0.5) / stretch

@@ -7,6 +7,7 @@ from scipy import optimize, special, stats
 
 _SPREAD = 0.5  # of the logarithm of a temperature, before any picture is seen: 68% lie between 0.6 and 1.65
 
+
 class Interval(NamedTuple):
     """An estimate with the ends of its confidence interval."""
 
@@ -55,15 +56,12 @@ def correct(labels: np.ndarray, predictions: np.ndarray) -> np.ndarray:
     return labels == predictions
 
 
-def wilson_interval(
-    successes: np.ndarray, total: np.ndarray, *, confidence: float = 0.95
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the Wilson score interval of a share, which stays inside 0 and 1 for small counts, too.
+def wilson_interval(successes: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the 95% Wilson score interval of a share, which stays inside 0 and 1 for small counts, too.
 
     Args:
         successes: Number of successes; a number or an array.
         total: Number of trials; without any, the interval is 0 to 1.
-        confidence: Share of such intervals that hold the true value.
 
     Returns:
         Lower and upper ends, shaped like the input.
@@ -77,7 +75,7 @@ def wilson_interval(
         Wilson, 1927, https://doi.org/10.1080/01621459.1927.10502953
     """
     successes, total = np.asarray(successes, float), np.asarray(total, float)
-    z = stats.norm.ppf(0.5 + confidence / 2)
+    z = stats.norm.ppf(0.975)
     n = np.maximum(total, 1e-12)
     share = successes / n
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)

@@ -197,16 +197,12 @@ def operators(path: str | Path) -> "pandas.DataFrame":  # noqa: F821
     import pandas as pd
 
     path = Path(path)
-    if _runtime(path) == "LiteRT":
-        content = modelfiles.read_tflite(path)
-        load(path)  # the runtime verifies what is read below
-        rows = modelfiles.litert_operators(content)
-    elif path.suffix == ".onnx":
-        load(path)
-        rows = modelfiles.onnx_operators(path)
-    else:
+    is_litert = _runtime(path) == "LiteRT"
+    if not is_litert and path.suffix != ".onnx":
         raise ValueError(f"Operators are listed of .tflite, .tflite.xz and .onnx files; received {path.name}.")
-    counts = Counter(rows)
+    load(path)  # the runtime verifies what is read below
+    read = modelfiles.litert_operators(modelfiles.read_tflite(path)) if is_litert else modelfiles.onnx_operators(path)
+    counts = Counter(read)
     frame = pd.DataFrame([(*row, count) for row, count in counts.items()],
                          columns=["operator", "input", "weights", "output", "count"])  # fmt: skip
     frame["float"] = (frame["input"] + frame["output"]).str.contains("FLOAT")
@@ -412,6 +408,8 @@ def _takes_two(run: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) 
 
 
 def _runtime(path: Path) -> str:
+    if (path / "saved_model.pb").is_file():  # whatever its folder is called
+        return "SavedModel"
     suffix = path.suffix if path.suffix != ".xz" or path.name.endswith(".tflite.xz") else path.name
     if suffix not in RUNTIMES or (suffix == "") != path.is_dir():
         raise ValueError(

@@ -16,7 +16,7 @@ from helpers import classifier, registry
 from helpers.batching import Batcher
 from helpers.classifier import Classifier
 from helpers.pictures import UnreadablePicture, header
-from helpers.protocols import Expected, Refused
+from helpers.protocols import Expected, Limits, Refused
 from helpers.telemetry import Telemetry
 
 _POLL = 0.2  # seconds between two looks at what is promoted
@@ -141,16 +141,16 @@ class Live:
         return found
 
 
-def expected(found: Classifier, *, pictures: int, pixels: int) -> Expected:
-    """Returns what a model takes, for `protocols`; for one request, whose picture files have `pixels` together."""
-    left = pixels
+def expected(found: Classifier, limits: Limits) -> Expected:
+    """Returns what a model takes, for `protocols`; for one request, whose picture files share the limit of pixels."""
+    most = left = limits.pixels
 
     def decode(file: bytes) -> np.ndarray:
         nonlocal left
-        image = header(file, max_pixels=pixels)
+        image = header(file, max_pixels=most)
         left -= image.width * image.height
         if left < 0:
-            raise UnreadablePicture(f"is one too many: the files of a request have at most {pixels:,} pixels together")
-        return found.array(file, max_pixels=pixels)
+            raise UnreadablePicture(f"is one too many: the files of a request have at most {most:,} pixels together")
+        return found.array(file, max_pixels=most)
 
-    return Expected(found.predictor.input_shape, pictures, decode)
+    return Expected(found.predictor.input_shape, limits.pictures, decode)

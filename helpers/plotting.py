@@ -7,7 +7,7 @@ has one colour; several seeds are a band from the lowest to the highest around t
 import io
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import matplotlib
 import numpy as np
@@ -142,10 +142,10 @@ class _Decades(LogLocator):
 
 def image_grid(
     images: Sequence[np.ndarray],
-    titles: Sequence[str] | None = None,
+    titles: Sequence[str] = (),
     *,
     columns: int = 8,
-    row_titles: Sequence[str] | None = None,
+    row_titles: Sequence[str] = (),
     size: float = 0.85,
     title: str | None = None,
 ) -> np.ndarray:
@@ -165,7 +165,7 @@ def image_grid(
     """
     columns = min(columns, max(len(images), 1))
     rows = -(-len(images) // columns) or 1
-    lines = max((str(text).count("\n") + 1 for text in titles), default=0) if titles is not None else 0
+    lines = max((str(text).count("\n") + 1 for text in titles), default=0)
     extra, longest = 0.16 * lines, max(8, int(18 * size))
     width, height = columns * size, rows * (size + extra) + 0.3
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
@@ -173,11 +173,11 @@ def image_grid(
         ax.set(xticks=[], yticks=[])
         ax.grid(False)
         ax.spines[:].set_visible(False)
-    for position, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
+    for ax, image in zip(axes.flat, images, strict=False):
         _draw_picture(ax, np.asarray(image))
-        if titles is not None:
-            ax.set_title(_text(titles[position], longest), fontsize="x-small", loc="center", pad=2)
-    for ax, text in zip(axes[:, 0], [] if row_titles is None else row_titles, strict=False):
+    for ax, text in zip(axes.flat, titles, strict=False):
+        ax.set_title(_text(text, longest), fontsize="x-small", loc="center", pad=2)
+    for ax, text in zip(axes[:, 0], row_titles, strict=False):
         ax.set_ylabel(_text(text), rotation=0, ha="right", va="center", fontsize="small")
     beside = max(ax.yaxis.label.get_window_extent().width for ax in axes[:, 0]) / figure.dpi
     figure.set_size_inches(width + beside + 0.1 * (beside > 0), height)
@@ -332,30 +332,7 @@ def intervals(
     ax.plot(values, rows, "o", color=COLOURS[0], ms=5)
     if baseline is not None:
         ax.axvline(baseline, color=BASELINE, lw=1.2)
-    ax.set_yticks(rows, [_text(name) for name in names])
-    ax.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
-    ax.grid(axis="y", visible=False)
-    return ax
-
-
-def bars(names: Sequence[str], values: Sequence[float], *, label: str, ax: Axes | None = None) -> Axes:
-    """Draws one horizontal bar a name with its value beside it.
-
-    Args:
-        names: Name of each bar.
-        values: Its length.
-        label: Label of the horizontal axis, with its unit.
-        ax: Where to draw; a new figure if not given.
-    """
-    ax = _axes(ax, height=max(1.6, 0.75 + 0.3 * len(names)))
-    drawn = ax.barh(np.arange(len(names)), values, color=COLOURS[0], height=0.65)
-    ax.bar_label(drawn, labels=[_number(value) for value in values], padding=3, fontsize="small")
-    ax.set_yticks(np.arange(len(names)), [_text(name) for name in names])
-    ax.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
-    ax.margins(x=0.14)
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
-    ax.grid(axis="y", visible=False)
+    _name_rows(ax, names, label)
     return ax
 
 
@@ -381,9 +358,7 @@ def dots(
     for row, results in enumerate(variants.values()):
         ax.plot(results, np.full(len(results), row), "o", color=COLOURS[0], ms=5, alpha=0.7, mew=0)
         ax.vlines(results.mean(), row - 0.3, row + 0.3, color=COLOURS[0], lw=2)
-    ax.set_yticks(range(len(variants)), [_text(name) for name in variants])
-    ax.set(xlabel=label or value.replace("_", " "), ylim=(len(variants) - 0.5, -0.5))
-    ax.grid(axis="y", visible=False)
+    _name_rows(ax, variants, label or value.replace("_", " "))
     return ax
 
 
@@ -526,9 +501,13 @@ def answer(image: np.ndarray, names: Sequence[str], probabilities: Sequence[floa
     _draw_picture(left, np.asarray(image))
     left.set_axis_off()
     best = np.argsort(probabilities)[::-1][:5]
-    bars([names[index] for index in best], np.round([probabilities[index] for index in best], 3),
-         label="probability", ax=right)  # fmt: skip
+    shown = np.round([probabilities[index] for index in best], 3)
+    bars = right.barh(np.arange(len(best)), shown, color=COLOURS[0], height=0.65)
+    right.bar_label(bars, fmt=_number, padding=3, fontsize="small")
+    _name_rows(right, [names[index] for index in best], "probability")
     right.set_xlim(0, 1.18)
+    right.xaxis.set_major_locator(MaxNLocator(nbins=5))
+    right.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
     return right
 
 
@@ -549,10 +528,8 @@ def class_balance(counts: dict[str, np.ndarray], classes: Sequence[str], *, ax: 
     for index, (name, count) in enumerate(counts.items()):
         ax.barh(rows, count, left=left, height=0.7, label=name, color=COLOURS[index % len(COLOURS)])
         left = left + count
-    ax.set_yticks(rows, [_text(name) for name in classes])
-    ax.set(xlabel=label, ylim=(len(classes) - 0.5, -0.5))
+    _name_rows(ax, classes, label)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
-    ax.grid(axis="y", visible=False)
     _legend(ax)
     return ax
 
@@ -627,25 +604,25 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], *, ax: Axes | N
 
 
 def reliability(
-    curves: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]], *, at_least: int = 20, ax: Axes | None = None
-) -> Axes:
+    curves: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]], *, ax: Axes | None = None
+) -> Axes:  # fmt: skip
     """Draws accuracy over confidence with the diagonal of perfect calibration in grey.
+
+    Bins of fewer than 20 pictures are left out: their accuracy says little.
 
     Args:
         curves: By name, each a tuple of confidence, accuracy and count of its bins, as
             `evaluation.reliability_curve` returns it. The area of a dot grows with its share of the curve's pictures.
-        at_least: Bins of fewer pictures are left out: their accuracy says little.
         ax: Where to draw; a new figure if not given.
     """
     ax = _axes(ax, width=5.6, height=3.8)
     ax.plot([0, 1], [0, 1], color=BASELINE, lw=1, label="perfectly calibrated")
     for (name, curve), colour in zip(curves.items(), itertools.cycle(COLOURS)):
         x, y, pictures = (np.asarray(part) for part in curve)
-        kept = pictures >= max(at_least, 1)
+        kept = pictures >= 20
         ax.plot(x[kept], y[kept], color=colour, lw=1.2, label=_text(name))
         ax.scatter(x[kept], y[kept], s=12 + 300 * pictures[kept] / max(pictures.sum(), 1), color=colour, alpha=0.7)
-    bins = f" (bins of {at_least} pictures or more)" if at_least > 1 else ""
-    ax.set(xlabel=f"confidence{bins}", ylabel="accuracy", xlim=(0, 1.03), ylim=(0, 1.03))
+    ax.set(xlabel="confidence (bins of 20 pictures or more)", ylabel="accuracy", xlim=(0, 1.03), ylim=(0, 1.03))
     _legend(ax)
     return ax
 
@@ -673,6 +650,13 @@ def _grid(count: int, size: tuple[float, float], title: str | None) -> np.ndarra
     if title:
         figure.suptitle(_text(title, len(title)), x=0.01, ha="left", fontsize="medium")
     return axes
+
+
+def _name_rows(ax: Axes, names: Collection[str], label: str) -> None:
+    """Writes the name of each row, from top to bottom, and a label below them."""
+    ax.set_yticks(range(len(names)), [_text(name) for name in names])
+    ax.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
+    ax.grid(axis="y", visible=False)
 
 
 def _legend(ax: Axes) -> None:

@@ -143,14 +143,16 @@ def predict_request(body: bytes, expected: Expected) -> np.ndarray:
         raise Refused(400, f'The only signature is "serving_default"; received {_short(content["signature_name"])}.')
     instances = content[given[0]]
     if given[0] == "inputs" and isinstance(instances, dict):
-        instances = instances[INPUT] if instances.keys() == {INPUT} else _only(INPUT, instances)
+        if instances.keys() != {INPUT}:
+            raise Refused(400, f'The model has the one input "{INPUT}"; received {_keys(instances)}.')
+        instances = instances[INPUT]
     if not isinstance(instances, list):
         raise Refused(400, f'"{given[0]}" is a list with one entry a picture; received {_short(instances)}.')
     _check_count(len(instances), expected)
     rows = [one[INPUT] if isinstance(one, dict) and one.keys() == {INPUT} else one for one in instances]
     if any(isinstance(one, dict) for one in rows):
         return np.stack([_instance(one, expected) for one in rows])
-    return _pixels(rows, expected, "instances")
+    return _pixels(rows, expected)
 
 
 def predict_response(answers: Answers, version: int | None) -> bytes:
@@ -193,7 +195,7 @@ def _frames(shape: tuple[int, int, int]) -> list[bytes]:
 
 def _instance(one: object, expected: Expected) -> np.ndarray:
     if not isinstance(one, dict):
-        return _pixels([one], expected, "instances")[0]
+        return _pixels([one], expected)[0]
     if one.keys() != {"b64"} or not isinstance(one["b64"], str):
         raise Refused(400, f'A picture file is given as {{"b64": "…"}}; received {_keys(one)}.')
     return _decoded(_base64(one["b64"]), expected)
@@ -373,15 +375,12 @@ def _decoded(file: bytes, expected: Expected) -> np.ndarray:
         raise Refused(400, f"A picture of {len(file)} bytes {error}.") from None
 
 
-def _pixels(rows: list, expected: Expected, what: str) -> np.ndarray:
+def _pixels(rows: list, expected: Expected) -> np.ndarray:
     values = _numbers(rows)
     height, width, channels = expected.shape
     if values.shape[1:] not in {expected.shape, (height, width) if channels == 1 else expected.shape}:
-        raise Refused(
-            400,
-            f"Each of {what} is a picture of {height} x {width} x {channels} numbers; received the shape "
-            f"{list(values.shape[1:])}.",
-        )
+        raise Refused(400, f"Each of instances is a picture of {height} x {width} x {channels} numbers; "
+                           f"received the shape {list(values.shape[1:])}.")  # fmt: skip
     return values.reshape(-1, *expected.shape)
 
 
@@ -439,10 +438,6 @@ def _byte_strings(content: bytes) -> list[bytes]:
         files.append(content[start + 4 : end])
         start = end
     return files
-
-
-def _only(name: str, given: dict) -> list:
-    raise Refused(400, f'The model has the one input "{name}"; received {_keys(given)}.')
 
 
 def _keys(given: dict) -> str:

@@ -113,15 +113,13 @@ def lamp_scores(weights: np.ndarray) -> np.ndarray:
     return scores.reshape(weights.shape)
 
 
-def polynomial_sparsity(step: int, *, steps: int, final: float, initial: float = 0.0, power: float = 3.0) -> float:
-    """Returns the sparsity at a step of a schedule that prunes quickly first and slowly at the end.
+def polynomial_sparsity(step: int, *, steps: int, final: float) -> float:
+    """Returns the sparsity at a step of a cubic schedule from 0, which prunes quickly first and slowly at the end.
 
     Args:
         step: Batches trained so far.
         steps: Length of the schedule; from there on the sparsity is `final`.
         final: Sparsity at its end, in `[0, 1)`.
-        initial: Sparsity at its start, at most `final`.
-        power: How much quicker it is at the start; 1 is a straight line.
 
     Raises:
         ValueError: If one of them is out of range.
@@ -135,14 +133,10 @@ def polynomial_sparsity(step: int, *, steps: int, final: float, initial: float =
         Zhu and Gupta, 2017, equation 1, https://arxiv.org/abs/1710.01878
     """
     _check_sparsity(final, "final")
-    _check_sparsity(initial, "initial")
-    if initial > final or steps < 1 or not power > 0:
-        raise ValueError(
-            "The schedule climbs from initial to a final that is not below it, in at least 1 step, with a power "
-            f"above 0; received {initial}, {final}, {steps} and {power}."
-        )
+    if steps < 1:
+        raise ValueError(f"The schedule takes at least 1 step; received {steps}.")
     left = 1 - min(max(step / steps, 0.0), 1.0)
-    return final + (initial - final) * left**power
+    return final - final * left**3
 
 
 def kernels(model: keras.Model) -> dict[str, keras.Variable]:

@@ -216,14 +216,13 @@ def _navigation(before: tuple[str, str] | None, after: tuple[str, str] | None) -
 
 def _card(outcome: Outcome) -> str:
     name, _, question = outcome.title.partition(": ")
-    link = f"{outcome.stem}/{outcome.stem}.html"
-    heading = f'<a href="{link}">{html.escape(name)}</a>' if _page_of(outcome.stem).exists() else html.escape(name)
     picture = _thumbnail(outcome.stem)
     facts = [html.escape(question[:1].upper() + question[1:])] if question else []
     if outcome.seconds > 0:
         facts.append(duration(outcome.seconds) + (f", {outcome.held} of {outcome.claimed} claims held"
                                                   if outcome.claimed else ""))  # fmt: skip
-    return f"<li>{picture}<p><strong>{heading}</strong></p>{''.join(f'<p>{fact}</p>' for fact in facts)}</li>\n"
+    heading = f"<p><strong>{_linked(outcome, name)}</strong></p>"
+    return f"<li>{picture}{heading}{''.join(f'<p>{fact}</p>' for fact in facts)}</li>\n"
 
 
 def _thumbnail(stem: str) -> str:
@@ -261,13 +260,10 @@ def _sections(stem: str) -> list[dict[str, str]]:
                 title = re.sub(r"[*`$]", "", heading[1] if heading else stem)
                 anchor = re.sub(r"[*`]", "", heading[1]).replace(" ", "-") if heading else ""
                 title = title if not found else f"{stem[:2]} › {title}"
-                found.append({"title": title, "page": f"{stem}/{stem}.html#{_quoted(anchor)}", "text": ""})
+                anchor = urllib.parse.quote(anchor, safe="!$&'()*+,;=:@/?")  # what RFC 3986 leaves behind a #
+                found.append({"title": title, "page": f"{stem}/{stem}.html#{anchor}", "text": ""})
             found[-1]["text"] += " " + re.sub(r"[*`$#\s]+", " ", part).lower()
     return found
-
-
-def _quoted(anchor: str) -> str:
-    return urllib.parse.quote(anchor, safe="!$&'()*+,;=:@/?")  # what RFC 3986 leaves as it is behind a #
 
 
 def _cells(stem: str) -> list[dict]:
@@ -300,8 +296,7 @@ def mathml(formula: str, *, block: bool) -> str:
     if not converted or re.search(r"<m[io]>\\", converted):  # a command that the converter left as it was
         return f"<code>{html.escape(formula.strip())}</code>"
     letters = r"(?:<mi mathvariant=\"normal\">\w</mi>){2,}"  # of an upright word, which would be read one by one
-    words = re.sub(letters, lambda run: f"<mi>{re.sub('<[^>]+>', '', run[0])}</mi>", converted)
-    return words
+    return re.sub(letters, lambda run: f"<mi>{re.sub('<[^>]+>', '', run[0])}</mi>", converted)
 
 
 def _exporter() -> "nbconvert.HTMLExporter":  # noqa: F821
@@ -371,17 +366,16 @@ def _row(outcome: Outcome) -> str:
     claimed = f"{outcome.held} of {outcome.claimed}" if outcome.claimed else "–"
     measured = outcome.seconds > 0
     return (
-        f'<tr><td>{_linked(outcome)}</td><td class="{colour}">{html.escape(went)}</td>'
+        f'<tr><td>{_linked(outcome, outcome.title)}</td><td class="{colour}">{html.escape(went)}</td>'
         f'<td class="figure">{duration(outcome.seconds) if measured else "–"}</td>'
         f'<td class="figure">{size(outcome.peak_bytes) if measured else "–"}</td>'
         f'<td class="figure">{claimed}</td></tr>\n'
     )
 
 
-def _linked(outcome: Outcome) -> str:
-    name = html.escape(outcome.title)
+def _linked(outcome: Outcome, name: str) -> str:
     exists = _page_of(outcome.stem).exists()
-    return f'<a href="{outcome.stem}/{outcome.stem}.html">{name}</a>' if exists else name
+    return f'<a href="{outcome.stem}/{outcome.stem}.html">{html.escape(name)}</a>' if exists else html.escape(name)
 
 
 _COLOURS = {"✔": "good", "✘": "bad", "–": ""}  # of a claim that holds, fails or is not judged
@@ -404,7 +398,7 @@ def _claims(outcome: Outcome) -> str:
         for row in table.itertuples()
     )
     return (
-        f'<h3>{_linked(outcome)}</h3>\n<table tabindex="0"><thead><tr><td></td><th>claim</th>'
+        f'<h3>{_linked(outcome, outcome.title)}</h3>\n<table tabindex="0"><thead><tr><td></td><th>claim</th>'
         f'<th class="figure">measured</th><th class="figure">expected</th></tr></thead>\n'
         f"<tbody>\n{rows}</tbody></table>\n"
     )

@@ -27,7 +27,7 @@ _MODEL = re.compile(
 )
 _OF_SERVER = ("/", "/v1/models", "/v2", "/v2/health/live", "/v2/models")
 _JSON_LENGTH = b"inference-header-content-length"
-_WORTH_A_THREAD = 16384  # bytes of a request from which reading it would keep the others waiting
+WORTH_A_THREAD = 16384  # bytes of a request from which reading it would keep the others waiting
 _OF_FILES = (b"b64", b"BYTES", b"\\")  # without them no JSON holds picture files, where 1 kB may be 25 million pixels
 _READERS = ThreadPoolExecutor(2, thread_name_prefix="reader")  # few: a request of that size takes 700 MB meanwhile
 _LARGEST_HEADERS = 65536  # bytes
@@ -112,8 +112,9 @@ class Door:
         batcher = await self._batcher(scope, facts)
         _check_type(headers, b"application/json", b"application/x-www-form-urlencoded")  # what curl -d says of its body
         body = await self._body(scope, receive, headers)
-        images = await self._read(body, body, protocols.predict_request, body, self._expected(batcher))
-        answers = await self._answer(batcher, images, facts)
+        found = expected(batcher.classifier, self._limits)
+        images = await self._read(body, body, protocols.predict_request, body, found)
+        answers = await answered(batcher, images, facts, self._limits, self._telemetry)
         return 200, protocols.predict_response(answers, batcher.classifier.version), []
 
     async def _infer(self, scope: dict, receive: Receive, headers: dict, facts: dict) -> tuple:
@@ -125,11 +126,11 @@ class Door:
             raise Refused(400, "Inference-Header-Content-Length is the number of bytes of the JSON; received another.")
         body = await self._body(scope, receive, headers)
         length = None if length is None else int(length)
-        given = (body, length, self._expected(batcher))
-        request = await self._read(body, body[:length], protocols.infer_request, *given)
+        found = expected(batcher.classifier, self._limits)
+        request = await self._read(body, body[:length], protocols.infer_request, body, length, found)
         if request.id:
             facts.setdefault("id", request.id)
-        answers = await self._answer(batcher, request.images, facts)
+        answers = await answered(batcher, request.images, facts, self._limits, self._telemetry)
         model = batcher.classifier
         content, json_length = protocols.infer_response(answers, model.name, model.version, request)
         if json_length is None:
@@ -142,19 +143,10 @@ class Door:
         facts |= {"model": name, "version": batcher.classifier.version}
         return batcher
 
-    def _expected(self, batcher: Batcher) -> protocols.Expected:
-        return expected(batcher.classifier, pictures=self._limits.pictures, pixels=self._limits.pixels)
-
     async def _read(self, body: bytes, json: bytes, read: Callable, *given: object) -> object:
-        if len(body) < _WORTH_A_THREAD and not any(sign in json for sign in _OF_FILES):
+        if len(body) < WORTH_A_THREAD and not any(sign in json for sign in _OF_FILES):
             return read(*given)
         return await read_apart(self._limits.answer_seconds, read, *given)
-
-    async def _answer(self, batcher: Batcher, images: object, facts: dict) -> protocols.Answers:
-        facts["pictures"] = len(images)
-        answers = await answered(batcher, images, self._limits.answer_seconds)
-        self._telemetry.classified(batcher.classifier, answers)
-        return answers
 
     async def _body(self, scope: dict, receive: Receive, headers: dict) -> bytes:
         declared = headers.get(b"content-length", b"0")
@@ -242,17 +234,21 @@ async def read_apart(seconds: float, read: Callable, *given: object) -> object:
         raise Refused(503, _BUSY) from None
 
 
-async def answered(batcher: Batcher, images: object, seconds: float) -> protocols.Answers:
-    """Returns a model's answers, or refuses: 503 if too many are waiting, 504 if it takes too long."""
+async def answered(
+    batcher: Batcher, images: object, facts: dict, limits: Limits, telemetry: Telemetry
+) -> protocols.Answers:  # fmt: skip
+    """Returns a model's answers and counts them, or refuses: 503 if too many wait, 504 if it takes too long."""
+    facts["pictures"], seconds = len(images), limits.answer_seconds
     try:
         async with asyncio.timeout(seconds):
-            return await batcher.answer(images)
+            answers = await batcher.answer(images)
     except Full:
         raise Refused(503, _BUSY) from None
     except TimeoutError:
-        raise Refused(
-            504, f"There was no answer within {seconds:g} seconds: ask again, or for fewer pictures."
-        ) from None
+        said = f"There was no answer within {seconds:g} seconds: ask again, or for fewer pictures."
+        raise Refused(504, said) from None
+    telemetry.classified(batcher.classifier, answers)
+    return answers
 
 
 def metadata(model: "classifier.Classifier") -> dict:  # noqa: F821

@@ -15,14 +15,13 @@ from helpers import protocols
 from helpers.batching import Batcher
 from helpers.live import Live, expected
 from helpers.protocols import Limits, Refused, Tensor
-from helpers.rest import answered, check_key, metadata, read_apart
+from helpers.rest import WORTH_A_THREAD, answered, check_key, metadata, read_apart
 from helpers.telemetry import Telemetry
 
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT, 401: grpc.StatusCode.UNAUTHENTICATED, 404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED, 503: grpc.StatusCode.UNAVAILABLE, 504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }  # fmt: skip
-_CONTENTS = {"UINT8": "uint_contents", "BYTES": "bytes_contents"}
 
 
 class Service(services.GRPCInferenceServiceServicer):
@@ -72,15 +71,13 @@ class Service(services.GRPCInferenceServiceServicer):
             if request.id:
                 facts["id"] = request.id
             batcher = await self._batcher(request.model_name, request.model_version, facts)
-            found = expected(batcher.classifier, pictures=self._limits.pictures, pixels=self._limits.pixels)
-            if _is_quick(request):
+            found = expected(batcher.classifier, self._limits)
+            if request.ByteSize() < WORTH_A_THREAD and all(given.datatype != "BYTES" for given in request.inputs):
                 images = _pictures(request, found)
             else:
                 images = await read_apart(self._limits.answer_seconds, _pictures, request, found)
             outputs = protocols.check_outputs([output.name for output in request.outputs])
-            facts["pictures"] = len(images)
-            answers = await answered(batcher, images, self._limits.answer_seconds)
-            self._telemetry.classified(batcher.classifier, answers)
+            answers = await answered(batcher, images, facts, self._limits, self._telemetry)
             return _response(request, batcher, answers, outputs)
 
         return await self._answered("infer", context, work)
@@ -163,9 +160,9 @@ def _pictures(request: messages.ModelInferRequest, expected: protocols.Expected)
             raise Refused(400, "A tensor is given as contents or as raw contents, not as both.")
         data = request.raw_input_contents[0]
         return protocols.read(Tensor(given.name, given.datatype, tuple(given.shape), data), expected)
-    data = list(getattr(given.contents, _CONTENTS.get(given.datatype, "uint_contents")))
+    data = list(given.contents.uint_contents)
     if given.datatype == "BYTES":  # files as they are; JSON needs base64, gRPC does not
-        data = b"".join(len(file).to_bytes(4, "little") + file for file in data)
+        data = b"".join(len(file).to_bytes(4, "little") + file for file in given.contents.bytes_contents)
     return protocols.read(Tensor(given.name, given.datatype, tuple(given.shape), data), expected)
 
 
@@ -180,10 +177,6 @@ def _response(
         raw = protocols.pack_strings(values) if name == "label" else np.ascontiguousarray(values, "<f4").tobytes()
         response.raw_output_contents.append(raw)
     return response
-
-
-def _is_quick(request: messages.ModelInferRequest) -> bool:
-    return request.ByteSize() <= 16384 and all(given.datatype != "BYTES" for given in request.inputs)
 
 
 def _bytes(value: str | bytes) -> bytes:

@@ -184,6 +184,8 @@ class Muon(keras.optimizers.Muon):
         return keras.ops.reshape(super().zeropower_via_newtonschulz5(matrix, steps), x.shape)
 
     def lr_adjust(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        if self.rms_rate is None:
+            return x
         return x * (self.rms_rate * max(math.prod(x.shape[:-1]), x.shape[-1]) ** 0.5)
 
 
@@ -501,20 +503,6 @@ def flat_weights(model: keras.Model) -> np.ndarray:
     return np.concatenate([weights.ravel() for weights in model.get_weights()])
 
 
-def assign_flat_weights(model: keras.Model, vector: np.ndarray) -> None:
-    """Puts a model at a place that `flat_weights` gave, or between two of them.
-
-    Raises:
-        ValueError: If the vector does not have an entry for each weight.
-    """
-    parts = model.get_weights()
-    ends = np.cumsum([part.size for part in parts])
-    if vector.shape != (ends[-1],):
-        raise ValueError(f"{model.name} has {ends[-1]:,} weights; received a vector of shape {vector.shape}.")
-    pieces = np.split(vector, ends[:-1])
-    model.set_weights([piece.reshape(part.shape) for piece, part in zip(pieces, parts, strict=True)])
-
-
 def losses_between(
     model: keras.Model, data: tuple[np.ndarray, np.ndarray], first: np.ndarray, second: np.ndarray, *, at: np.ndarray
 ) -> np.ndarray:
@@ -534,9 +522,11 @@ def losses_between(
         Goodfellow et al., 2015, section 2, https://arxiv.org/abs/1412.6544
     """
     images, labels = data
-    losses = []
+    losses, parts = [], model.get_weights()
+    ends = np.cumsum([part.size for part in parts])[:-1]
     for share in at:
-        assign_flat_weights(model, first + share * (second - first))
+        pieces = np.split(first + share * (second - first), ends)
+        model.set_weights([piece.reshape(part.shape) for piece, part in zip(pieces, parts, strict=True)])
         surprise = -log_softmax(logits(model, images).astype(np.float64), axis=1)[np.arange(len(labels)), labels]
         losses.append(surprise.mean())
     return np.array(losses)

@@ -485,7 +485,7 @@ def test_findings_are_written_with_what_could_not_be_read(tmp_path):
 
 def test_verdicts_of_an_earlier_session_are_kept_beside_the_new_ones(tmp_path):
     path, earlier = tmp_path / "decisions.csv", {"a.png": "keep", "b.png": "drop"}
-    cleaning.write_decisions(path, earlier)
+    cleaning.decisions_writer(path)(earlier)
     write = cleaning.decisions_writer(path)
     for made in ({"c.png": "keep"}, {"c.png": "drop", "d.png": "keep"}, {"d.png": "keep"}):
         write(made)
@@ -500,7 +500,7 @@ def test_verdicts_of_an_earlier_session_are_kept_beside_the_new_ones(tmp_path):
 
 def test_verdicts_come_back_from_their_file(tmp_path):
     made = {"a, with a comma.png": "keep", "NA": "drop"}
-    cleaning.write_decisions(tmp_path / "decisions.csv", made)
+    cleaning.decisions_writer(tmp_path / "decisions.csv")(made)
     assert cleaning.read_decisions(tmp_path / "decisions.csv") == made
     (tmp_path / "other.csv").write_text("picture,verdict\na,keep\n")
     (tmp_path / "bytes.csv").write_bytes(bytes(range(128, 256)))

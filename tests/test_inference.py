@@ -217,6 +217,10 @@ def test_what_is_missing_or_unknown_is_named(tmp_path, hand):
         (tmp_path / name).write_bytes(b"x")
         with pytest.raises(ValueError, match=rf"A model is a \.tflite, .* received .*{name}"):
             inference.load(tmp_path / name)
+    (tmp_path / "shoes.v2").mkdir()
+    (tmp_path / "shoes.v2" / "saved_model.pb").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"shoes\.v2 cannot be loaded by SavedModel"):
+        inference.load(tmp_path / "shoes.v2")
     with pytest.raises(ValueError, match="threads is at least 1; received 0"):
         inference.load(hand.path, threads=0)
     with pytest.raises(ValueError, match="received 'often'"):

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from helpers import artifacts, classifier, inference, pictures, registry
 from helpers.live import Live, expected
-from helpers.protocols import Refused
+from helpers.protocols import Limits, Refused
 from helpers.telemetry import Telemetry
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 1), dtype=np.uint8)
@@ -386,7 +386,7 @@ def test_watching_outlives_a_registry_that_cannot_be_read_for_a_while(live, root
 
 
 def test_what_a_model_takes_is_told_to_the_protocols(root):
-    found = expected(classifier.load(root / "pets" / "1"), pictures=7, pixels=9)
+    found = expected(classifier.load(root / "pets" / "1"), Limits(pictures=7, pixels=9))
     assert (found.shape, found.pictures) == ((4, 4, 1), 7)
     picture = b"P5 4 4 255\n" + IMAGES[0].tobytes()
     with pytest.raises(pictures.UnreadablePicture):
@@ -396,9 +396,9 @@ def test_what_a_model_takes_is_told_to_the_protocols(root):
 def test_the_files_of_one_request_share_its_pixels(root):
     found = classifier.load(root / "pets" / "1")
     picture = b"P5 4 4 255\n" + IMAGES[0].tobytes()
-    one = expected(found, pictures=7, pixels=40)
+    one = expected(found, Limits(pictures=7, pixels=40))
     for _ in range(2):
         np.testing.assert_array_equal(one.decode(picture), IMAGES[0])
     with pytest.raises(pictures.UnreadablePicture, match="at most 40 pixels together"):
         one.decode(picture)
-    expected(found, pictures=7, pixels=40).decode(picture)  # another request has its own
+    expected(found, Limits(pictures=7, pixels=40)).decode(picture)  # another request has its own

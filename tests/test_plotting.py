@@ -46,7 +46,7 @@ def test_show_publishes_one_png_with_alternative_text_and_closes(published):
 
 def test_equal_figures_are_equal_bytes(published):
     for _ in range(2):
-        plotting.show(plotting.bars(["a"], [1.0], label="x"), alt="One bar.")
+        plotting.show(plotting.intervals(["a"], [1.0]), alt="One dot.")
     assert published[0][0]["image/png"] == published[1][0]["image/png"]
 
 
@@ -60,7 +60,7 @@ def test_what_raises_while_drawing_leaves_no_figure_behind():
     with pytest.raises(ValueError, match="no such picture"):
         plotting.drawn(draw)
     assert plt.get_fignums() == [kept.number]
-    assert plotting.drawn(lambda: plotting.bars(["a"], [1.0], label="x")).startswith(b"\x89PNG")
+    assert plotting.drawn(lambda: plotting.intervals(["a"], [1.0])).startswith(b"\x89PNG")
     assert plt.get_fignums() == [kept.number]
 
 
@@ -233,11 +233,6 @@ def test_of_many_intervals_the_lowest_are_drawn_and_the_label_says_so():
         assert (len(ax.lines[0].get_xdata()), ax.get_xlabel()) == (few, "recall")
 
 
-def test_bars_write_their_values():
-    ax = plotting.bars(["default", "ours"], [5400, 0.1234], label="pictures a second")
-    assert [text.get_text() for text in ax.texts] == ["5,400", "0.123"]
-
-
 def test_dots_show_every_run_and_the_mean():
     ax = plotting.dots(pd.DataFrame({"net": ["a", "a", "b"], "score": [1.0, 2.0, 4.0]}), value="score", by="net")
     assert [line.get_xdata().tolist() for line in ax.lines] == [[1, 2], [4]]
@@ -245,9 +240,10 @@ def test_dots_show_every_run_and_the_mean():
 
 
 def test_an_answer_shows_the_likeliest_classes_first():
-    ax = plotting.answer(np.zeros((4, 4), np.uint8), list("abcdef"), [0.1, 0.5, 0.05, 0.25, 0.02, 0.08])
+    ax = plotting.answer(np.zeros((4, 4), np.uint8), list("abcdef"), [0.1, 0.5, 0.05, 0.2504, 0.02, 0.0796])
     assert [label.get_text() for label in ax.get_yticklabels()] == ["b", "d", "a", "f", "c"]
     assert [bar.get_width() for bar in ax.patches] == [0.5, 0.25, 0.1, 0.08, 0.05]
+    assert [text.get_text() for text in ax.texts] == ["0.5", "0.25", "0.1", "0.08", "0.05"]
 
 
 def test_class_balance_stacks_the_splits():
@@ -273,20 +269,17 @@ def test_reliability_leaves_bins_of_few_answers_out():
     ax = plotting.reliability({"raw": curve})
     assert ax.lines[1].get_xdata().tolist() == [0.3, 0.9]
     assert ax.get_xlabel() == "confidence (bins of 20 pictures or more)"
-    every = plotting.reliability({"raw": curve}, at_least=0)
-    assert (every.lines[1].get_xdata().tolist(), every.get_xlabel()) == ([0.1, 0.3, 0.9], "confidence")
 
 
 def test_reliability_draws_several_curves_by_the_same_rule():
     raw = np.array([0.3, 0.6, 0.9]), np.array([0.2, 0.5, 0.8]), np.array([25, 5, 75])
-    mended = np.array([0.4, 0.5, 0.8]), np.array([0.4, 0.6, 0.8]), np.array([10, 25, 75])
-    ax = plotting.reliability({"raw": raw, "$T$": mended}, at_least=10)
+    mended = np.array([0.4, 0.5, 0.8]), np.array([0.4, 0.6, 0.8]), np.array([20, 25, 75])
+    ax = plotting.reliability({"raw": raw, "$T$": mended})
     assert [line.get_xdata().tolist() for line in ax.lines[1:]] == [[0.3, 0.9], [0.4, 0.5, 0.8]]
     assert [line.get_color() for line in ax.lines] == [plotting.BASELINE, *plotting.COLOURS[:2]]
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["perfectly calibrated", "raw", r"\$T\$"]
     areas = np.concatenate([dots.get_sizes() for dots in ax.collections])
-    np.testing.assert_allclose(areas, 12 + 300 * np.array([25 / 105, 75 / 105, 10 / 110, 25 / 110, 75 / 110]))
-
+    np.testing.assert_allclose(areas, 12 + 300 * np.array([25 / 105, 75 / 105, 20 / 120, 25 / 120, 75 / 120]))
 
 
 def test_descent_draws_each_way_in_a_panel_over_contours_of_the_surface():

@@ -460,18 +460,6 @@ def test_statistics_of_nothing_are_refused_and_leave_the_model_as_it_was():
         np.testing.assert_array_equal(old, now)
 
 
-def test_a_model_goes_to_any_place_between_two():
-    one, other = _compiled(seed=1), _compiled(seed=2)
-    images, _ = _data()
-    places = [training.flat_weights(model) for model in (one, other)]
-    assert places[0].shape == (one.count_params(),)
-    expected = training.logits(other, images)
-    training.assign_flat_weights(one, places[0] + 1.0 * (places[1] - places[0]))
-    np.testing.assert_allclose(training.logits(one, images), expected, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match=r"mlp has 275 weights; received a vector of shape \(274,\)"):
-        training.assign_flat_weights(one, places[0][1:])
-
-
 def test_losses_between_two_places_are_those_of_models_that_stand_there():
     one, other = _compiled(seed=1), _compiled(seed=2)
     data = _data()
