@@ -3,9 +3,13 @@
 import contextlib
 import gc
 import importlib.util
+import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -70,6 +74,58 @@ def write_onnx() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def fill_registry(write_onnx) -> Callable[..., Path]:
+    """A function that registers versions of that classifier, with its own answers to be tried on; 1 is live."""
+
+    def fill(root: Path, name: str, *, versions: int = 1, live: int = 1, **facts: object) -> Path:
+        from helpers import inference, registry
+
+        root.mkdir(parents=True, exist_ok=True)
+        images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), dtype=np.uint8)
+        facts = {"classes": ["ant", "bee", "cat"], "input": [4, 4, 1]} | facts
+        for seed in range(1, versions + 1):
+            file = write_onnx(root / "model.onnx", seed=seed)
+            examples = images, inference.load(file, trusted=True).predict(images)
+            registry.register(name, file, facts=facts, made_by="test", parameters={}, examples=examples, root=root)
+            file.unlink()
+        artifacts.write_json(root / name / "promoted", {"version": live, "before": []})  # its trial takes a process
+        return root
+
+    return fill
+
+
+@pytest.fixture(scope="session")
+def answering() -> Callable[..., contextlib.AbstractContextManager[SimpleNamespace]]:
+    """A context manager: a server at `url` that gives what `answer` returns for the start of the range asked for
+    (0: none) and the version that is known: a status, headers and a body. `asked` has each start."""
+
+    @contextlib.contextmanager
+    def serve(answer: Callable[[int, str], tuple[int, dict, bytes]]) -> Iterator[SimpleNamespace]:
+        asked = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                asked.append(int(self.headers.get("Range", "bytes=0-").strip("bytes=-")))
+                status, headers, body = answer(asked[-1], self.headers.get("If-None-Match", ""))
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+                self.close_connection = True
+
+            def log_message(self, *_):
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+            yield SimpleNamespace(url=f"http://127.0.0.1:{server.server_port}", asked=asked)
+            server.shutdown()
+
+    return serve
+
+
+@pytest.fixture(scope="session")
 def running() -> Callable[..., contextlib.AbstractContextManager[subprocess.Popen]]:
     """A context manager: `subprocess.Popen`, whose process is ended however the block ends, so that nobody waits."""
 
@@ -85,6 +141,59 @@ def running() -> Callable[..., contextlib.AbstractContextManager[subprocess.Pope
                 process.kill()
 
     return run
+
+
+@pytest.fixture(scope="session")
+def fresh_python() -> Callable[..., str]:
+    """A function that runs a program in a Python of its own, which has to end well, and returns what it prints."""
+
+    def run(program: str, *arguments: object, **variables: str) -> str:
+        root = Path(__file__).resolve().parents[1]
+        ended = subprocess.run([sys.executable, "-c", program, *map(str, arguments)], cwd=root, capture_output=True,
+                               text=True, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | variables)  # fmt: skip
+        assert ended.returncode == 0, ended.stderr[-2000:]
+        return ended.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def bound_by_permissions() -> list[str]:
+    """What begins a command to which permissions apply, even if root runs it."""
+    ordinary = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
+    return ordinary if os.geteuid() == 0 else []
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., object]:
+    """A function that waits until something is there, and returns it."""
+
+    def wait(found: Callable[[], object], seconds: float = 30) -> object:
+        end = time.monotonic() + seconds
+        while not (there := found()):
+            assert time.monotonic() < end, "waited in vain"
+            time.sleep(0.02)
+        return there
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def precision() -> Callable[[str], contextlib.AbstractContextManager[None]]:
+    """A context manager: what is built in its block has this precision, and nothing behind it."""
+
+    @contextlib.contextmanager
+    def policy(name: str) -> Iterator[None]:
+        import keras
+
+        usual = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(name)
+        try:
+            yield
+        finally:
+            keras.config.set_dtype_policy(usual)
+
+    return policy
 
 
 @pytest.fixture(scope="session")

@@ -245,15 +245,6 @@ def test_a_damaged_member_of_a_zip_is_a_finding(tmp_path):
 
 
 @pytest.mark.parametrize("kind", PACKERS)
-def test_half_an_archive_is_one_sentence(kind, tmp_path):
-    noise = {f"cat/{i}.png": np.random.default_rng(i).bytes(9000) for i in range(9)}
-    path = PACKERS[kind](tmp_path / "half", noise)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(SourceError, match="cut short"):
-        read(path)
-
-
-@pytest.mark.parametrize("kind", PACKERS)
 def test_an_archive_says_that_it_is_damaged_to_who_may_have_another(kind, tmp_path):
     noise = {f"cat/{i}.png": np.random.default_rng(i).bytes(9000) for i in range(9)}
     told, path = [], PACKERS[kind](tmp_path / "pets", noise)
@@ -266,8 +257,9 @@ def test_an_archive_says_that_it_is_damaged_to_who_may_have_another(kind, tmp_pa
     assert told == [1]
 
 
-NO_ARCHIVES = {"nothing": b"", "a page": b"<html>404</html>", "gzip alone": gzip.compress(b"x"),
-               "bzip2 alone": bz2.compress(b"x"), "xz alone": lzma.compress(b"")}  # fmt: skip
+NO_ARCHIVES = {"nothing": b"", "a page": b"<html>404</html>", "half a zip": b"PK\x03\x04 and no more",
+               "gzip alone": gzip.compress(b"x"), "bzip2 alone": bz2.compress(b"x"),
+               "xz alone": lzma.compress(b"")}  # fmt: skip
 
 
 @pytest.mark.parametrize("content", NO_ARCHIVES.values(), ids=NO_ARCHIVES)  # gzip's bytes hold the time

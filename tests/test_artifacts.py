@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import signal
 import time
 
 import pytest
@@ -85,22 +84,16 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     assert names(tmp_path) == ["new", "set"]
 
 
-def test_a_folder_that_fails_leaves_the_old_one(tmp_path):
-    with artifacts.writing_folder(tmp_path / "set") as folder:
-        (folder / "old").write_text("old")
-    with pytest.raises(ZeroDivisionError), artifacts.writing_folder(tmp_path / "set") as folder:
-        (folder / "new").write_text("new")
-        raise ZeroDivisionError
-    assert names(tmp_path) == ["old", "set"]
-
-
-def test_a_folder_that_cannot_be_moved_into_place_leaves_the_old_one(tmp_path, monkeypatch):
+@pytest.mark.parametrize("fails", ["while it is written", "as it is moved into place"])
+def test_a_folder_that_fails_leaves_the_old_one(tmp_path, monkeypatch, fails):
     with artifacts.writing_folder(tmp_path / "set") as folder:
         (folder / "old").write_text("old")
     move = os.replace
-    monkeypatch.setattr(os, "replace", lambda old, new: 1 / 0 if (old / "new").exists() else move(old, new))
     with pytest.raises(ZeroDivisionError), artifacts.writing_folder(tmp_path / "set") as folder:
         (folder / "new").write_text("new")
+        if fails == "while it is written":
+            raise ZeroDivisionError
+        monkeypatch.setattr(os, "replace", lambda old, new: 1 / 0 if (old / "new").exists() else move(old, new))
     assert names(tmp_path) == ["old", "set"]
 
 
@@ -110,29 +103,12 @@ def _write_slowly(path):
         time.sleep(60)
 
 
-def test_a_killed_write_leaves_no_file_and_begin_clears_its_part(tmp_path):
-    folder = artifacts.begin("09_killed", {})
-    writer = multiprocessing.get_context("fork").Process(target=_write_slowly, args=(folder / "a.txt",))
-    writer.start()
-    deadline = time.monotonic() + 20
-    while not list(folder.glob(".partial-*")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(writer.pid, signal.SIGKILL)
-    writer.join()
-    assert not (folder / "a.txt").exists()
-    assert any(name.startswith(".partial-") for name in names(folder))
-    artifacts.begin("09_killed", {})
-    assert names(folder) == ["parameters.json"]
-
-
-def test_begin_leaves_what_a_live_process_is_writing():
+def test_begin_clears_all_parts_but_those_that_a_live_process_is_writing(until):
     folder = artifacts.begin("09_shared", {})
     writer = multiprocessing.get_context("fork").Process(target=_write_slowly, args=(folder / "a.txt",))
     writer.start()
     try:
-        deadline = time.monotonic() + 20
-        while not list(folder.glob(".partial-*")) and time.monotonic() < deadline:
-            time.sleep(0.01)
+        until(lambda: list(folder.glob(".partial-*")))
         (folder / f".partial-{os.getpid()}-b.txt").write_text("half")
         (folder / ".partial-lab").mkdir()
         artifacts.begin("09_shared", {})
@@ -140,6 +116,9 @@ def test_begin_leaves_what_a_live_process_is_writing():
     finally:
         writer.kill()
         writer.join()
+    assert not (folder / "a.txt").exists()
+    artifacts.begin("09_shared", {})
+    assert names(folder) == ["parameters.json"]
 
 
 def test_begin_writes_down_no_password():

@@ -1,6 +1,5 @@
 """Facts about predictions for many pictures: every one once, the same numbers, whatever happens on the way."""
 
-import io
 import json
 import os
 import re
@@ -16,24 +15,27 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from helpers import artifacts, batch, classifier, cli, data, folders, registry
+from helpers import artifacts, batch, classifier, data, folders, registry, rehearsal
 
 CLASSES = ["ant", "bee", "cat"]
 PICTURES = np.random.default_rng(0).integers(0, 256, (23, 4, 4, 1), dtype=np.uint8)
 
 
 def png(picture):
-    file = io.BytesIO()
-    Image.fromarray(picture[..., 0]).save(file, "PNG")
-    return file.getvalue()
+    return rehearsal.encode(picture[..., 0])
+
+
+def in_database(path, contents):
+    """Adds files to a database, which need not be there yet; returns its address."""
+    with sqlite3.connect(path) as database:
+        database.execute("create table if not exists pictures (content blob)")
+        database.executemany("insert into pictures values (?)", [(content,) for content in contents])
+    return f"sqlite:///{path}"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory, write_onnx):
-    root = tmp_path_factory.mktemp("registry")
-    path = write_onnx(root / "model.onnx")
-    facts = {"classes": CLASSES, "input": [4, 4, 1], "temperature": 2.0}
-    return registry.register("tiny", path, facts=facts, made_by="test", parameters={}, root=root).path
+def model(tmp_path_factory, fill_registry):
+    return fill_registry(tmp_path_factory.mktemp("registry"), "tiny", temperature=2.0) / "tiny" / "1"
 
 
 @pytest.fixture
@@ -106,21 +108,18 @@ def test_archives_databases_files_and_prepared_sets_are_inputs_too(folder, model
     with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
         for path in sorted(folder.rglob("*.png")):
             archive.write(path, path.relative_to(folder))
-    with sqlite3.connect(tmp_path / "in.db") as database:
-        database.execute("create table pictures (name text, content blob)")
-        for number, picture in enumerate(PICTURES):
-            database.execute("insert into pictures values (?, ?)", (f"{number:02}.png", png(picture)))
+    address = in_database(tmp_path / "in.db", map(png, PICTURES))
     splits = {"train": np.arange(20), "validation": np.array([20, 21]), "test": np.array([22])}
     data.write(tmp_path / "set", [PICTURES], np.arange(23) % 3, CLASSES, splits, parameters={}, made_by="test")
-    inputs = [tmp_path / "in.zip", f"sqlite:///{tmp_path / 'in.db'}", folder / "bee" / "00.png", tmp_path / "set"]
-    query = "select content, null from pictures order by name"
+    inputs = [tmp_path / "in.zip", address, folder / "bee" / "00.png", tmp_path / "set"]
+    query = "select content, null from pictures order by rowid"
     done = batch.predict(inputs, model, tmp_path / "out.parquet", query=query)
     table = pd.read_parquet(done.path)
     counts = table[table["error"].isna()].groupby("input", observed=True).size()
     assert counts.tolist() == [23, 23, 1, 23]
     assert_right(table[table["input"].astype(str).str.endswith("in.zip")], model)
     expected = classifier.load(model).answer(PICTURES)
-    for name in (f"sqlite:///{tmp_path / 'in.db'}", str(tmp_path / "set")):
+    for name in (address, str(tmp_path / "set")):
         rows = table[table["input"] == name]
         np.testing.assert_array_equal(np.stack(rows["probabilities"]), expected.probabilities)
 
@@ -183,10 +182,7 @@ def test_a_picture_of_more_pixels_than_the_limit_is_not_decoded(folder, model, t
 
 
 def test_secrets_in_an_address_are_not_written(model, tmp_path):
-    with sqlite3.connect(tmp_path / "in.db") as database:
-        database.execute("create table pictures (content blob)")
-        database.execute("insert into pictures values (?)", (png(PICTURES[0]),))
-    address = f"sqlite:///{tmp_path / 'in.db'}?timeout=7"
+    address = in_database(tmp_path / "in.db", [png(PICTURES[0])]) + "?timeout=7"
     batch.predict([address], model, tmp_path / "out.parquet", query="select content, null from pictures")
     for name in ("out.parquet", "out.parquet.manifest.json"):
         assert b"timeout" not in (tmp_path / name).read_bytes()
@@ -265,44 +261,23 @@ def test_killed_and_called_again_it_writes_what_an_undisturbed_run_does(folder, 
 
 
 @pytest.mark.parametrize("change", ["input", "model", "shard", "query"])
-def test_what_another_job_has_left_is_not_taken_up(folder, model, tmp_path, write_onnx, monkeypatch, change):
-    told = []
-
-    def stop(rows):
-        told.append(rows)
-        if sum(told) >= 15:
-            raise KeyboardInterrupt
-
+def test_what_another_job_has_left_is_not_taken_up(folder, model, tmp_path, write_onnx, interrupted, change):
     output, given, query = tmp_path / "out.parquet", folder, ""
     if change == "query":
-        given, query = f"sqlite:///{tmp_path / 'in.db'}", "select content, null from pictures order by rowid"
-        with sqlite3.connect(tmp_path / "in.db") as database:
-            database.execute("create table pictures (content blob)")
-            database.executemany("insert into pictures values (?)", [(png(picture),) for picture in PICTURES])
-    monkeypatch.setattr(batch, "_CHUNK", 5)
-    with pytest.raises(KeyboardInterrupt):
-        batch.predict([given], model, output, shard=2, query=query, progress=stop)
-    assert list((tmp_path / "out.parquet.parts").glob("*.parquet"))
+        given = in_database(tmp_path / "in.db", map(png, PICTURES))
+        query = "select content, null from pictures order by rowid"
+    interrupted(given, output, query=query)
     if change == "input":
         (folder / "bee" / "00.png").write_bytes(png(PICTURES[1]))
-    other = write_onnx(tmp_path / "other.onnx", seed=1) if change == "model" else model
+    other = write_onnx(tmp_path / "other.onnx", seed=2) if change == "model" else model
     query += " desc" if query else ""
     done = batch.predict([given], other, output, shard=3 if change == "shard" else 2, query=query)
     assert (done.resumed, done.pictures) == (0, 23)
 
 
-def test_an_interrupted_job_is_taken_up(folder, model, tmp_path, monkeypatch):
-    told = []
-
-    def stop(rows):
-        told.append(rows)
-        if sum(told) >= 15:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(batch, "_CHUNK", 5)
-    with pytest.raises(KeyboardInterrupt):
-        batch.predict([folder], model, tmp_path / "out.parquet", shard=4, progress=stop)
-    done = batch.predict([folder], model, tmp_path / "out.parquet", shard=4, progress=told.append)
+def test_an_interrupted_job_is_taken_up(folder, model, tmp_path, interrupted):
+    interrupted(folder, tmp_path / "out.parquet")
+    done = batch.predict([folder], model, tmp_path / "out.parquet", shard=2)
     assert done.resumed >= 8
     assert_right(pd.read_parquet(done.path), model)
 
@@ -351,17 +326,14 @@ def test_what_stands_in_a_changed_database_or_beside_a_table_is_read_again(
 ):
     rows, query = sorted(folder.rglob("*.png"))[:-1], ""
     if kind == "database":
-        with sqlite3.connect(tmp_path / "in.db") as database:
-            database.execute("create table pictures (content blob)")
-            database.executemany("insert into pictures values (?)", [(path.read_bytes(),) for path in rows])
-        given, query = f"sqlite:///{tmp_path / 'in.db'}", "select content, null from pictures"
+        given = in_database(tmp_path / "in.db", [path.read_bytes() for path in rows])
+        query = "select content, null from pictures"
     else:
         given = tmp_path / "in.csv"
         given.write_text("path;label\n" + "".join(f"{path.relative_to(tmp_path)};\n" for path in rows))
     interrupted(given, tmp_path / "out.parquet", query=query)
     if changed and kind == "database":
-        with sqlite3.connect(tmp_path / "in.db") as database:
-            database.execute("insert into pictures values (?)", (png(PICTURES[1]),))
+        in_database(tmp_path / "in.db", [png(PICTURES[1])])
     elif changed:
         rows[0].write_bytes(png(np.tile(PICTURES[1], (2, 2, 1))))
     done = batch.predict([given], model, tmp_path / "out.parquet", query=query, shard=2)
@@ -422,61 +394,44 @@ def test_a_full_disk_is_one_sentence_and_what_is_done_is_kept(folder, model, tmp
     assert_right(pd.read_parquet(done.path), model)
 
 
-def _ordinary():
-    """Begins a command to which permissions apply, even if root runs it."""
-    ordinary = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
-    return ordinary if os.geteuid() == 0 else []
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="drops a capability of Linux")
-def test_a_picture_that_may_not_be_read_gets_its_row(folder, model, tmp_path):
+def test_a_picture_that_may_not_be_read_gets_its_row(folder, model, tmp_path, bound_by_permissions):
     Image.new("L", (4, 4)).save(tmp_path / "secret.png")
     (tmp_path / "secret.png").chmod(0)
     command = [sys.executable, "-m", "helpers", "predict", "--model", str(model), tmp_path / "secret.png"]
-    ended = subprocess.run([*_ordinary(), *command, folder / "bee" / "00.png"], capture_output=True, text=True)
+    command = [*bound_by_permissions, *command, folder / "bee" / "00.png"]
+    ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith("secret.png\tcannot be read (Permission denied)\n00.png\t")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="drops a capability of Linux")
-def test_a_folder_that_cannot_be_written_is_one_sentence(folder, model, tmp_path):
+def test_a_folder_that_cannot_be_written_is_one_sentence(folder, model, tmp_path, bound_by_permissions):
     (tmp_path / "locked").mkdir(mode=0o555)
     command = [sys.executable, "-m", "helpers", "predict", "--model", str(model), str(folder), "--output"]
     output = str(tmp_path / "locked" / "out.parquet")
-    ended = subprocess.run([*_ordinary(), *command, output], capture_output=True, text=True)
+    ended = subprocess.run([*bound_by_permissions, *command, output], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert re.fullmatch(r"error: The folder .*out.parquet cannot be written \(Permission denied\): .*\n", ended.stderr)
 
 
-# `ru_maxrss` would begin with the memory of the tests' own process, which is larger
 _MEASURE = """
-import re, sys
-from helpers import batch
+import sys
+from helpers import batch, processor
 batch.predict([sys.argv[1]], sys.argv[2], sys.argv[3], shard=2000)
-print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024)
+print(processor.peak_bytes() // 2**20)
 """
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_number_of_pictures(model, tmp_path):
+def test_memory_does_not_grow_with_the_number_of_pictures(model, tmp_path, fresh_python):
     megabytes = {}
     for count in (4_000, 400_000):
         pictures = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 1), dtype=np.uint8)
         splits = {"train": np.arange(count - 2), "validation": np.array([count - 2]), "test": np.array([count - 1])}
         path = tmp_path / str(count)
         data.write(path, [pictures], np.arange(count) % 3, CLASSES, splits, parameters={}, made_by="test")
-        done = subprocess.run([sys.executable, "-c", _MEASURE, path, model, f"{path}.parquet"], stdout=subprocess.PIPE)
-        megabytes[count] = int(done.stdout)
+        megabytes[count] = int(fresh_python(_MEASURE, path, model, f"{path}.parquet"))
     assert megabytes[400_000] < megabytes[4_000] + 20  # all rows kept would be 55
-
-
-def test_the_command_answers_and_says_how_many(folder, model, tmp_path, capsys):
-    command = ["predict", "--model", str(model), str(folder), "--output"]
-    assert cli.main([*command, str(tmp_path / "out.parquet")]) == 0
-    told = capsys.readouterr()
-    assert told.out.startswith("23 pictures answered, 1 could not be read; ")
-    assert told.err == ""
-    assert cli.main([*command, str(tmp_path / "out.xls")]) == 2
-    assert capsys.readouterr() == ("", "error: Predictions are written to a .parquet file; received out.xls.\n")

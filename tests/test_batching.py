@@ -282,7 +282,7 @@ def test_the_loop_turns_on_while_the_model_works():
     assert asyncio.run(ask()).labels.tolist() == ["is 1"]
 
 
-def test_drain_waits_for_all_that_was_asked_and_the_thread_goes_with_the_batcher():
+def test_drain_waits_for_all_that_was_asked_and_the_thread_goes_with_the_batcher(until):
     model = Doubling(0.03)
 
     async def ask():
@@ -297,7 +297,4 @@ def test_drain_waits_for_all_that_was_asked_and_the_thread_goes_with_the_batcher
     assert sum(model.calls) == 9
     assert [thread.name.startswith("model") for thread in model.threads] == [True]
     gc.collect()
-    end = time.monotonic() + 5
-    while any(thread.is_alive() for thread in model.threads):
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: not any(thread.is_alive() for thread in model.threads))

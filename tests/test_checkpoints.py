@@ -221,18 +221,15 @@ def test_what_decides_is_told_by_what_it_does_and_not_by_where_it_lies(one, same
 
 
 @pytest.mark.slow
-def test_a_fingerprint_is_that_of_every_process(tmp_path):
+def test_a_fingerprint_is_that_of_every_process(fresh_python):
     script = """
 from helpers import checkpoints
 from tests import test_checkpoints as tests
 print(checkpoints.fingerprint(tests._model(), tests._pictures(), a={"x", "y", "z"}, b=tests._closure(2),
                               c=tests._known))
 """
-    env = {**os.environ, "PYTHONHASHSEED": "7"}
-    other = subprocess.run([sys.executable, "-c", script], cwd=artifacts.root(), env=env, text=True, timeout=300,
-                           capture_output=True, check=True)  # fmt: skip
     here = checkpoints.fingerprint(_model(), _pictures(), a={"z", "x", "y"}, b=_closure(2), c=_known)
-    assert other.stdout.strip() == here
+    assert fresh_python(script, PYTHONHASHSEED="7").strip() == here
 
 
 # ── writing ─────────────────────────────────────────────────────────────────────────────────────

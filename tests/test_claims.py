@@ -99,15 +99,13 @@ def test_no_claims_give_an_empty_list_and_table():
     assert claims.table().empty
 
 
-@pytest.mark.parametrize("bounds", [{}, {"at_least": 1, "at_most": 2}])
-def test_a_number_takes_exactly_one_bound(bounds):
-    with pytest.raises(ValueError, match="takes exactly one of"):
-        claims.check("Unclear", 1.0, **bounds)
-
-
-def test_a_truth_takes_no_bound():
-    with pytest.raises(ValueError, match="takes no bound"):
-        claims.check("Unclear", True, at_least=1)
+@pytest.mark.parametrize(("measured", "bounds", "says"), [
+    (1.0, {}, "takes exactly one of"), (1.0, {"at_least": 1, "at_most": 2}, "takes exactly one of"),
+    (True, {"at_least": 1}, "takes no bound"),
+])  # fmt: skip
+def test_a_number_takes_exactly_one_bound_and_a_truth_none(measured, bounds, says):
+    with pytest.raises(ValueError, match=says):
+        claims.check("Unclear", measured, **bounds)
 
 
 def test_a_figure_that_is_not_finite_is_recorded_as_text():

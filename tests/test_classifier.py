@@ -1,7 +1,6 @@
 """Pictures as they come in, class names out; from a registered version or from a file."""
 
 import hashlib
-import io
 import json
 import shutil
 
@@ -13,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from helpers import artifacts, classifier, inference, pictures, registry
+from helpers.rehearsal import encode
 
 CLASSES = ["ant", "bee", "cat"]
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 4, 4, 1), dtype=np.uint8)
@@ -62,30 +62,6 @@ def test_huge_logits_do_not_overflow(loaded):
     np.testing.assert_allclose(sure.probabilities.sum(axis=1), 1, atol=1e-6)
 
 
-def test_each_picture_is_answered_by_itself(loaded):
-    together = loaded.answer(IMAGES)
-    for index, image in enumerate(IMAGES):
-        alone = loaded.answer(image[None])
-        assert alone.labels[0] == together.labels[index]
-        np.testing.assert_allclose(alone.probabilities[0], together.probabilities[index], atol=1e-6)
-
-
-def test_a_temperature_changes_how_sure_an_answer_is_and_not_which(loaded):
-    by = {t: classifier.Classifier("m", None, "", CLASSES, t, loaded.predictor).answer(IMAGES) for t in (0.5, 1, 4)}
-    assert by[0.5].labels.tolist() == by[1].labels.tolist() == by[4].labels.tolist()
-    np.testing.assert_array_equal(by[0.5].logits, by[4].logits)
-    assert (by[0.5].probabilities.max(axis=1) > by[1].probabilities.max(axis=1)).all()
-    assert (by[1].probabilities.max(axis=1) > by[4].probabilities.max(axis=1)).all()
-
-
-@pytest.mark.parametrize("images", [
-    IMAGES[0], IMAGES[..., 0], IMAGES[:, :3], IMAGES.astype(np.float32), IMAGES.tolist(),
-])  # fmt: skip
-def test_what_is_not_of_the_models_shape_and_type_is_refused(loaded, images):
-    with pytest.raises(ValueError, match=r"takes uint8 pictures of shape \(n, 4, 4, 1\); received"):
-        loaded.answer(images)
-
-
 def test_no_pictures_have_no_answers(loaded):
     answers = loaded.answer(IMAGES[:0])
     assert len(answers.labels) == 0
@@ -104,22 +80,6 @@ def test_a_models_folder_stands_for_its_live_version(register, tmp_path):
     assert second.number == 2
     assert classifier.load(first.path.parent).version == 2
     assert classifier.load(first.path).version == 1
-
-
-def test_a_rollback_is_seen_by_the_next_who_loads(register, tmp_path):
-    folder = register().path.parent
-    register(test_accuracy=0.5)
-    artifacts.write_json(folder / "promoted", {"version": 2, "before": [1]})
-    assert classifier.load(folder).version == 2
-    registry.rollback("pets", root=tmp_path / "registry")
-    assert classifier.load(folder).version == 1
-
-
-def test_a_damaged_note_of_what_is_live_is_said(register):
-    folder = register().path.parent
-    (folder / "promoted").write_text("{")
-    with pytest.raises(ValueError, match="promoted cannot be read"):
-        classifier.load(folder)
 
 
 def test_a_version_beside_a_registry_has_no_number(register, tmp_path):
@@ -200,13 +160,8 @@ def test_what_is_not_there_is_said(tmp_path):
         classifier.load(tmp_path / "none.onnx")
 
 
-def encoded(array, form="PNG"):
-    Image.fromarray(array).save(content := io.BytesIO(), form)
-    return content.getvalue()
-
-
 def test_a_picture_file_of_the_models_size_is_its_pixels(loaded):
-    np.testing.assert_array_equal(loaded.array(encoded(IMAGES[0, ..., 0])), IMAGES[0])
+    np.testing.assert_array_equal(loaded.array(encode(IMAGES[0, ..., 0])), IMAGES[0])
     np.testing.assert_array_equal(loaded.array(IMAGES[0]), IMAGES[0])
     np.testing.assert_array_equal(loaded.array(IMAGES[0, ..., 0]), IMAGES[0])
 
@@ -219,20 +174,20 @@ def test_a_file_and_its_pixels_are_the_same_picture(loaded, pixels):
     found = loaded.array(pixels)
     assert (found.shape, found.dtype) == ((4, 4, 1), np.uint8)
     for form in ("PNG", "BMP", "TIFF"):
-        np.testing.assert_array_equal(loaded.array(encoded(pixels, form)), found)
+        np.testing.assert_array_equal(loaded.array(encode(pixels, form)), found)
 
 
 def test_a_wider_or_higher_picture_gives_its_middle(loaded):
     wide = np.arange(32, dtype=np.uint8).reshape(4, 8)
     for pixels, middle in ((wide, wide[:, 2:6]), (wide.T.copy(), wide.T[2:6])):
-        for picture in (pixels, pixels[..., None], encoded(pixels)):
+        for picture in (pixels, pixels[..., None], encode(pixels)):
             np.testing.assert_array_equal(loaded.array(picture)[..., 0], middle)
 
 
 def test_colour_becomes_grey_by_how_bright_it_is_seen(loaded):
     pixels = np.full((6, 4, 3), (10, 200, 30), np.uint8)
     grey = 0.299 * 10 + 0.587 * 200 + 0.114 * 30
-    for picture, off in ((pixels, 1), (encoded(pixels), 1), (encoded(pixels, "JPEG"), 3)):
+    for picture, off in ((pixels, 1), (encode(pixels), 1), (encode(pixels, "JPEG"), 3)):
         assert abs(loaded.array(picture).astype(float) - grey).max() <= off
 
 
@@ -240,14 +195,13 @@ def test_a_photograph_on_its_side_is_turned_upright(loaded):
     exif = Image.Exif()
     exif[0x0112] = 6  # lies on its left side
     pixels = IMAGES[0, ..., 0]
-    Image.fromarray(pixels).save(content := io.BytesIO(), "PNG", exif=exif)
-    np.testing.assert_array_equal(loaded.array(content.getvalue())[..., 0], np.rot90(pixels, -1))
+    np.testing.assert_array_equal(loaded.array(encode(pixels, exif=exif))[..., 0], np.rot90(pixels, -1))
 
 
 def test_pictures_of_other_sizes_and_colours_are_brought_to_the_models(loaded, write_onnx, tmp_path):
     colour = classifier.load(write_onnx(tmp_path / "colour.onnx", sides=(4, 4, 3)))
     large = np.full((40, 60, 3), (10, 200, 30), np.uint8)
-    for picture in (large, encoded(large), encoded(large, "JPEG")):
+    for picture in (large, encode(large), encode(large, "JPEG")):
         assert loaded.array(picture).shape == (4, 4, 1)
         assert colour.array(picture).shape == (4, 4, 3)
         assert abs(colour.array(picture)[2, 2].astype(int) - (10, 200, 30)).max() < 8
@@ -255,14 +209,8 @@ def test_pictures_of_other_sizes_and_colours_are_brought_to_the_models(loaded, w
     assert (np.ptp(colour.array(IMAGES[0]), axis=-1) == 0).all()
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", encoded(IMAGES[0, ..., 0])[:-30]])
-def test_what_is_no_picture_is_said(loaded, content):
-    with pytest.raises(pictures.UnreadablePicture):
-        loaded.array(content)
-
-
 def test_a_picture_above_the_limit_is_not_decoded(loaded):
-    content = encoded(np.zeros((50, 50), np.uint8))
+    content = encode(np.zeros((50, 50), np.uint8))
     assert loaded.array(content, max_pixels=2500).shape == (4, 4, 1)
     with pytest.raises(pictures.UnreadablePicture, match="pixels"):
         loaded.array(content, max_pixels=2499)

@@ -1,9 +1,5 @@
 """Facts about shared weights: clusters by hand and beside other k-means, code length, and training that keeps them."""
 
-import os
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -14,7 +10,7 @@ from scipy.cluster.vq import kmeans2
 from scipy.stats import entropy
 from sklearn.cluster import KMeans
 
-from helpers import artifacts, clustering, models, pruning, training
+from helpers import clustering, models, pruning, training
 from helpers.clustering import Clusters
 
 values = hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=8), elements=st.floats(-10, 10, width=32))
@@ -198,20 +194,8 @@ def test_a_step_that_was_compiled_before_shares_too():
     np.testing.assert_allclose(_value(model.get_layer("line").kernel), expected, rtol=1e-4)
 
 
-def test_a_callback_takes_over_from_a_training_that_broke_off():
-    model, clusters, x, y = _line()
-
-    def stop(batch, logs):
-        raise KeyboardInterrupt
-
-    breaking = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
-    with pytest.raises(KeyboardInterrupt):
-        model.fit(x, y, batch_size=8, verbose=0, callbacks=[clustering.Shared(clusters), breaking])
-    model.fit(x, y, batch_size=8, verbose=0, callbacks=[clustering.Shared(clusters)])
-    assert model.get_layer("line").kernel.constraint is None
-
-
-def test_released_weights_are_free_after_a_training_that_broke_off():
+@pytest.mark.parametrize("end", ["release", "next"])
+def test_a_training_that_breaks_off_leaves_what_release_or_the_next_takes_away(end):
     model, clusters, x, y = _line()
     kernel, first = model.get_layer("line").kernel, clustering.Shared(clusters)
 
@@ -222,7 +206,10 @@ def test_released_weights_are_free_after_a_training_that_broke_off():
     with pytest.raises(KeyboardInterrupt):
         model.fit(x, y, batch_size=8, verbose=0, callbacks=[first, breaking])
     assert kernel.constraint is not None
-    first.release()
+    if end == "release":
+        first.release()
+    else:
+        model.fit(x, y, batch_size=8, verbose=0, callbacks=[clustering.Shared(clusters)])
     assert kernel.constraint is None
     model.fit(x, y, batch_size=8, verbose=0)
     assert len(np.unique(_value(kernel))) == 6
@@ -299,13 +286,9 @@ facts.test_a_step_that_was_compiled_before_shares_too()
 
 
 @pytest.mark.slow
-def test_sharing_on_jax():
+def test_sharing_on_jax(fresh_python):
     pytest.importorskip("jax")
-    ended = subprocess.run(
-        [sys.executable, "-c", JAX, __file__],
-        capture_output=True, text=True, cwd=artifacts.root(), env={**os.environ, "KERAS_BACKEND": "jax"},
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr[-2000:]
+    fresh_python(JAX, __file__, KERAS_BACKEND="jax")
 
 
 # ── what is refused ─────────────────────────────────────────────────────────────────────────────

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -169,12 +168,10 @@ comparison.run(trial, pd.DataFrame({"number": range(int(sys.argv[2]))}), sys.arg
 
 
 @pytest.mark.slow
-def test_a_killed_comparison_leaves_whole_runs_alone(tmp_path):
+def test_a_killed_comparison_leaves_whole_runs_alone(tmp_path, until):
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
     process = subprocess.Popen([*command, "100"], cwd=artifacts.root(), stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len(list(tmp_path.glob("[0-9]*.npz"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: len(list(tmp_path.glob("[0-9]*.npz"))) >= 2, 120)
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept = len(list(tmp_path.glob("[0-9]*.npz")))

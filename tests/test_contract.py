@@ -3,7 +3,6 @@
 import contextlib
 from collections import Counter
 
-import numpy as np
 import pytest
 import requests
 import schemathesis
@@ -11,21 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import checks
 
-from helpers import classifier, registry, serving
+from helpers import serving
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def server(write_onnx, tmp_path_factory):
-    root = tmp_path_factory.mktemp("registry")
-    images = np.random.default_rng(0).integers(0, 256, (20, 4, 4, 1), dtype=np.uint8)
-    for seed in (1, 2):
-        file = write_onnx(root / "model.onnx", seed=seed)
-        examples = images, classifier.load(file).answer(images).logits
-        registry.register("tiny", file, facts={"classes": ["a", "b", "c"], "input": [4, 4, 1]}, made_by="test",
-                          parameters={}, examples=examples, root=root)  # fmt: skip
-    registry.promote("tiny", 1, root=root)
+def server(fill_registry, tmp_path_factory):
+    root = fill_registry(tmp_path_factory.mktemp("registry"), "tiny", versions=2)
     with serving.start(root, log=root / "log") as started:
         yield started
 

@@ -233,14 +233,12 @@ def test_set_that_does_not_fit_together_is_refused_and_leaves_the_old_one(tmp_pa
     assert data.load(tmp_path / "set", verify=True).checksum == before
 
 
-def test_missing_set_names_the_notebook_that_makes_it(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path))
+def test_missing_set_names_the_notebook_that_makes_it():
     with pytest.raises(FileNotFoundError, match="01_data_preparation makes it"):
         data.load()
 
 
-def test_default_set_is_that_of_notebook_01(tmp_path, monkeypatch, small):
-    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path))
+def test_default_set_is_that_of_notebook_01(small):
     data.write(artifacts.outputs() / "01_data_preparation" / "dataset", **small)
     assert repr(data.load()).startswith("DataSet(24 pictures of (5, 4, 3), 3 classes; train ")
 

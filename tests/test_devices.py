@@ -1,15 +1,12 @@
 """Facts about what a machine has, and what several replicas change."""
 
 import json
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 
-from helpers import artifacts, devices, models, processor, training
+from helpers import devices, models, processor, training
 
 
 @pytest.fixture(autouse=True)
@@ -154,22 +151,16 @@ print(json.dumps(outcome))
 """
 
 
-def _run(code, *arguments, **variables):
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(artifacts.root())} | variables
-    command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
+def _last_line(printed):
+    return json.loads(printed.splitlines()[-1])
 
 
 @pytest.mark.slow
-def test_two_devices_of_jax_train_and_predict_like_one():
+def test_two_devices_of_jax_train_and_predict_like_one(fresh_python):
     pytest.importorskip("jax")
-    outcomes = [
-        _run(_SPLIT, str(count), KERAS_BACKEND="jax", JAX_PLATFORMS="cpu",
-             XLA_FLAGS=f"--xla_force_host_platform_device_count={count}")
-        for count in (1, 2)
-    ]  # fmt: skip
+    outcomes = [_last_line(fresh_python(_SPLIT, count, KERAS_BACKEND="jax", JAX_PLATFORMS="cpu",
+                                        XLA_FLAGS=f"--xla_force_host_platform_device_count={count}"))
+                for count in (1, 2)]  # fmt: skip
     (loss_one, logits_one, _), (loss_two, logits_two, refused) = outcomes
     np.testing.assert_allclose(loss_two, loss_one, rtol=1e-4)
     np.testing.assert_allclose(logits_two, logits_one, rtol=1e-3, atol=1e-4)
@@ -214,8 +205,8 @@ print(json.dumps([losses, training.logits(model, images).tolist(), refused]))
 
 @pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="MirroredStrategy is TensorFlow's")
-def test_two_replicas_train_and_predict_like_one():
-    outcomes = [_run(_SHARED, str(count)) for count in (1, 2)]
+def test_two_replicas_train_and_predict_like_one(fresh_python):
+    outcomes = [_last_line(fresh_python(_SHARED, count)) for count in (1, 2)]
     (loss_one, logits_one, _), (loss_two, logits_two, refused) = outcomes
     np.testing.assert_allclose(loss_two, loss_one, rtol=1e-4)
     np.testing.assert_allclose(logits_two, logits_one, rtol=1e-3, atol=1e-4)

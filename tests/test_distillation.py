@@ -2,9 +2,6 @@
 
 import inspect
 import math
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -14,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import rel_entr, softmax
 
-from helpers import artifacts, distillation, models, training
+from helpers import distillation, models, training
 
 logits = hnp.arrays(np.float64, (3, 4), elements=st.floats(-20, 20))
 temperatures = st.floats(0.5, 20)
@@ -147,12 +144,9 @@ def test_a_student_learns_what_the_teacher_says_and_its_accuracy_is_that_of_the_
 
 
 @pytest.mark.slow
-def test_a_student_learns_with_xla_and_mixed_precision():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+def test_a_student_learns_with_xla_and_mixed_precision(precision):
+    with precision("mixed_bfloat16"):
         _, answers, labels = _taught(jit_compile=True, steps_per_execution=4)
-    finally:
-        keras.config.set_dtype_policy("float32")
     assert np.mean(answers == labels[:, 2:].argmax(axis=1)) > 0.9
 
 
@@ -176,13 +170,9 @@ assert history["loss"].iloc[1] < history["loss"].iloc[0] and "accuracy" in histo
 
 
 @pytest.mark.slow
-def test_distillation_on_jax():
+def test_distillation_on_jax(fresh_python):
     pytest.importorskip("jax")
-    ended = subprocess.run(
-        [sys.executable, "-c", JAX],
-        capture_output=True, text=True, cwd=artifacts.root(), env={**os.environ, "KERAS_BACKEND": "jax"},
-    )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr[-2000:]
+    fresh_python(JAX, KERAS_BACKEND="jax")
 
 
 # ── what is refused ─────────────────────────────────────────────────────────────────────────────

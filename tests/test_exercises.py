@@ -33,19 +33,15 @@ def said(code: str, answer: str, capsys: pytest.CaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_an_exercise_is_open_until_it_is_solved(path, capsys):
+def test_an_exercise_is_open_until_it_is_solved(path, capsys, precision):
     text, code = turn(path)
     before = said(code, "", capsys)
     assert len(before) >= 3
     assert all(line.startswith("○ ") and line.endswith(": still open") for line in before)
     solution = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
     assert [line[0] for line in said(code, solution, capsys)] == ["✔"] * len(before)
-    usual = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")  # as `devices.setup` may have chosen
-    try:
+    with precision("mixed_bfloat16"):  # as `devices.setup` may have chosen
         assert [line[0] for line in said(code, solution, capsys)] == ["✔"] * len(before)
-    finally:
-        keras.config.set_dtype_policy(usual)
 
 
 WRONG = {

@@ -1,9 +1,6 @@
 """Facts about the files that models are written to."""
 
 import lzma
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -247,13 +244,10 @@ export.write(model, folder + "/again.keras")
 
 @slow
 @needs_tensorflow
-def test_another_process_writes_the_same_bytes_and_nothing_to_the_screen(written):
+def test_another_process_writes_the_same_bytes_and_nothing_to_the_screen(written, fresh_python):
     _, folder = written
     np.save(folder / "pictures.npy", _pictures(low=20, high=200))
-    environment = os.environ | {"PYTHONPATH": str(artifacts.root()), "PYTHONHASHSEED": "7"}
-    command = [sys.executable, "-c", _WRITE, str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, ""), done.stderr[-2000:]
+    assert fresh_python(_WRITE, folder, PYTHONHASHSEED="7") == ""
     pairs = [("model.onnx", "again.onnx"), ("float32.tflite", "again32.tflite"), ("int8.tflite", "again8.tflite"),
              ("model.keras", "again.keras")]  # fmt: skip
     assert {one: artifacts.sha256(folder / one) == artifacts.sha256(folder / two) for one, two in pairs} == {

@@ -2,8 +2,6 @@
 
 import json
 import lzma
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from helpers import artifacts, export, inference, modelfiles, models, processor, runtimes, training
+from helpers import export, inference, modelfiles, models, processor, runtimes, training
 
 slow = pytest.mark.slow
 needs_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow exports")
@@ -169,16 +167,14 @@ def test_a_packed_file_answers_like_the_file(tflite, tmp_path):
 @slow
 @needs_tensorflow
 @pytest.mark.parametrize("kind", ["tflite", "onnx"])
-def test_exported_files_run_without_keras_and_tensorflow(tflite, hand, kind):
+def test_exported_files_run_without_keras_and_tensorflow(tflite, hand, kind, fresh_python):
     path = {"tflite": tflite[1], "onnx": hand.path}[kind]
     source = (
         "import sys; from helpers import inference; import numpy as np; predictor = inference.load(sys.argv[1]); "
         "predictor.predict(np.zeros((3, *predictor.input_shape), np.uint8)); inference.operators(sys.argv[1]); "
         "print([name for name in ('keras', 'tensorflow', 'jax', 'torch') if name in sys.modules])"
     )
-    command = [sys.executable, "-c", source, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=artifacts.root(), check=True)
-    assert done.stdout.strip() == "[]"
+    assert fresh_python(source, path).strip() == "[]"
 
 
 # ── refusals ────────────────────────────────────────────────────────────────────────────────────
@@ -274,14 +270,18 @@ def test_an_onnx_file_has_one_input_one_output_and_fixed_sides(tmp_path, call):
             inference.load(path, trusted=True, call=call)
 
 
-def test_a_keras_file_has_one_input_one_output_and_fixed_sides(tmp_path):
-    for name, options, message in (
-        ("inputs", {"sides": (2, 2), "inputs": 2}, "it takes 2 inputs and gives 1 outputs"),
-        ("outputs", {"sides": (2, 2), "outputs": 2}, "it takes 1 inputs and gives 2 outputs"),
-        ("sides", {"sides": (None, 2)}, r"it takes pictures of the sides \(None, 2, 1\)"),
+@pytest.mark.parametrize("saved", [False, pytest.param(True, marks=[slow, needs_tensorflow])])
+def test_a_keras_file_or_saved_model_has_one_input_one_output_and_fixed_sides(tmp_path, saved):
+    for options, message in (
+        ({"sides": (2, 2), "inputs": 2}, "it takes 2 inputs and gives 1 outputs"),
+        ({"sides": (2, 2), "outputs": 2}, "it takes 1 inputs and gives 2 outputs"),
+        ({"sides": (None, 2)}, r"it takes pictures of the sides \(None, 2, 1\)"),
     ):
-        path = _keras_of(tmp_path / f"{name}.keras", **options)
-        with pytest.raises(ValueError, match=rf"{name}\.keras cannot be loaded by Keras \({message}, and a classifier"):
+        path, runtime = _keras_of(tmp_path / "m.keras", **options), "Keras"
+        if saved:
+            keras.saving.load_model(path).export(tmp_path / "m", verbose=False)
+            path, runtime = tmp_path / "m", "SavedModel"
+        with pytest.raises(ValueError, match=rf"{path.name} cannot be loaded by {runtime} \({message}, and a classifi"):
             inference.load(path)
 
 
@@ -290,20 +290,6 @@ def test_a_litert_file_has_fixed_sides(tmp_path):
     path = _write_tflite(tmp_path / "m.tflite", lambda x: keras.ops.mean(x, axis=(1, 2)), sides=(None, 2, 2))
     with pytest.raises(ValueError, match=r"by LiteRT \(it takes pictures of the sides \(-1, 2, 2\)"):
         inference.load(path, trusted=True)
-
-
-@slow
-@needs_tensorflow
-def test_a_saved_model_has_one_input_one_output_and_fixed_sides(tmp_path):
-    for options, message in (
-        ({"sides": (2, 2), "inputs": 2}, "it takes 2 inputs and gives 1 outputs"),
-        ({"sides": (2, 2), "outputs": 2}, "it takes 1 inputs and gives 2 outputs"),
-        ({"sides": (None, 2)}, r"it takes pictures of the sides \(None, 2, 1\)"),
-    ):
-        model = keras.saving.load_model(_keras_of(tmp_path / "m.keras", **options))
-        model.export(tmp_path / "saved", verbose=False)
-        with pytest.raises(ValueError, match=rf"saved cannot be loaded by SavedModel \({message}"):
-            inference.load(tmp_path / "saved")
 
 
 def test_no_pictures_have_no_answers_in_a_runtime_that_refuses_an_empty_batch(tmp_path):
@@ -501,11 +487,9 @@ print(len(lengths), refused)
 @slow
 @needs_tensorflow
 @pytest.mark.parametrize("kind", ["tflite", "onnx"])
-def test_files_cut_off_anywhere_are_refused_and_the_process_lives(tflite, hand, tmp_path, kind):
+def test_files_cut_off_anywhere_are_refused_and_the_process_lives(tflite, hand, tmp_path, kind, fresh_python):
     path = {"tflite": tflite[1], "onnx": hand.path}[kind]
-    command = [sys.executable, "-c", _TRUNCATED, str(path), str(tmp_path / path.name)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=artifacts.root(), check=True)
-    tried, refused = map(int, done.stdout.split())
+    tried, refused = map(int, fresh_python(_TRUNCATED, path, tmp_path / path.name).split())
     assert tried == refused > 100
 
 

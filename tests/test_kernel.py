@@ -29,12 +29,9 @@ def test_spec_starts_this_python_and_leaves_c_output_out_of_the_notebook():
     assert spec["display_name"] == "Workbook"
 
 
-def test_backend_is_left_to_the_reader():
-    assert "KERAS_BACKEND" not in kernel.ENVIRONMENT
-
-
-def test_environment_has_only_texts():
+def test_environment_has_only_texts_and_leaves_the_backend_to_the_reader():
     assert all(isinstance(value, str) for value in kernel.ENVIRONMENT.values())
+    assert "KERAS_BACKEND" not in kernel.ENVIRONMENT
 
 
 def test_install_writes_what_jupyter_finds(found):

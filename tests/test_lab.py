@@ -38,7 +38,7 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(place, running):
+def address(place, running, until):
     """The address of JupyterLab as `make lab` starts it, but for the folder and the browser."""
     recipe = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     options = re.findall(r"--\w+\.default_url=\S+", recipe)
@@ -59,11 +59,7 @@ def address(place, running):
         command, stdout=file, stderr=file, env=environment, start_new_session=True
     ) as process:
         try:
-            end = time.monotonic() + 60
-            while not (found := re.search(r"http://127.0.0.1:\d+/\S+token=\w+", log.read_text())):
-                assert time.monotonic() < end, log.read_text()
-                time.sleep(0.2)
-            yield found[0]
+            yield until(lambda: re.search(r"http://127.0.0.1:\d+/\S+token=\w+", log.read_text()), 60)[0]
         finally:
             os.killpg(process.pid, 15)  # its kernels, too
 
@@ -160,7 +156,7 @@ def test_a_control_that_is_moved_draws_its_picture_anew(address, place):
         move_slider(page, steps=5)
 
 
-def test_a_verdict_on_a_finding_is_kept(address, place):
+def test_a_verdict_on_a_finding_is_kept(address, place, until):
     content = nbformat.read(ROOT / "notebooks" / "01_data_preparation.ipynb", as_version=4)
     wanted = ("setup", "collect", "judge")
     content.cells = [c for c in content.cells if c.id in wanted or "parameters" in c.metadata.get("tags", [])]
@@ -175,10 +171,7 @@ def test_a_verdict_on_a_finding_is_kept(address, place):
         page.locator(".jp-OutputArea .widget-toggle-button:has-text('drop')").focus()
         page.keyboard.press("Enter")
         page.wait_for_selector(".jp-OutputArea .widget-toggle-button.mod-active:has-text('drop')")
-        end = time.monotonic() + 20
-        while not decisions.is_file():
-            assert time.monotonic() < end
-            time.sleep(0.1)
+        until(decisions.is_file)
     [verdict] = cleaning.read_decisions(decisions).values()
     assert verdict == "drop"
 
@@ -290,13 +283,7 @@ def press(page, label, keys, folder):
         page.keyboard.press(key)
 
 
-def until_shown(live, still):
-    """Waits until two pictures are the same, byte by byte."""
-    read = "async image => { try { return [...await (await fetch(image.src)).bytes()] } catch { return image.src } }"
-    end = time.monotonic() + 20
-    while live.evaluate(read) != still.evaluate(read):
-        assert time.monotonic() < end, "another picture is shown"
-        time.sleep(0.1)
+READ = "async image => { try { return [...await (await fetch(image.src)).bytes()] } catch { return image.src } }"
 
 
 def excerpt(make, stem, parts, figures):
@@ -309,7 +296,7 @@ def excerpt(make, stem, parts, figures):
 
 
 @pytest.mark.parametrize("stem", EXPLORERS)
-def test_an_explorer_follows_the_keys_and_leaves_a_picture(address, place, make, prepared, tmp_path, stem):
+def test_an_explorer_follows_the_keys_and_leaves_a_picture(address, place, make, prepared, tmp_path, until, stem):
     parts, *steps = EXPLORERS[stem]
     figures = [seen for *_, seen in steps if seen.endswith(")")]
     path = place / "notebooks" / f"explorer_{stem}.ipynb"
@@ -328,7 +315,8 @@ def test_an_explorer_follows_the_keys_and_leaves_a_picture(address, place, make,
             if seen not in figures:
                 page.wait_for_selector(f".jp-OutputArea .widget-html:has-text({seen!r})")
                 continue
-            until_shown(live, still.nth(figures.index(seen)))
+            drawn = still.nth(figures.index(seen))
+            until(lambda drawn=drawn: live.evaluate(READ) == drawn.evaluate(READ))
             live.wait_for()
         done = saved(page, path)
     [kept] = [output for output in done.cells[-2].outputs if VIEW in output.get("data", {})]
@@ -388,7 +376,7 @@ widgets.sketch(seen, like=np.zeros((1, 4, 4, 1), np.uint8), example=[[(0.2, 0.2)
 PIXEL = "([canvas, x, y]) => [...canvas.getContext('2d').getImageData(x, y, 1, 1).data.slice(0, 3)]"
 
 
-def test_a_drawing_is_answered_and_the_keyboard_clears_it(address, place, make, write_onnx):
+def test_a_drawing_is_answered_and_the_keyboard_clears_it(address, place, make, write_onnx, until):
     path = place / "notebooks" / "drawing.ipynb"
     write_onnx(path.with_name("tiny.onnx"))
     nbformat.write(make.notebook(make.code(DRAWING, "drawing")), path)
@@ -400,10 +388,7 @@ def test_a_drawing_is_answered_and_the_keyboard_clears_it(address, place, make, 
         picture = page.locator(".jp-OutputArea img.jupyter-widgets")
 
         def becomes(colour, x, y):
-            end = time.monotonic() + 20
-            while page.evaluate(PIXEL, [canvas.element_handle(), x, y]) != [colour] * 3:
-                assert time.monotonic() < end
-                time.sleep(0.05)
+            until(lambda: page.evaluate(PIXEL, [canvas.element_handle(), x, y]) == [colour] * 3)
 
         def draw_upright():
             box, before = canvas.bounding_box(), picture.get_attribute("src")

@@ -167,14 +167,9 @@ def test_tensorflow_serving_gets_the_saved_model_under_its_number(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def context(file, tmp_path_factory):
+def context(fill_registry, tmp_path_factory):
     folder = tmp_path_factory.mktemp("container")
-    root = folder / "registry"
-    for number in (1, 2):
-        facts = {"classes": CLASSES, "input": [4, 4, 1], "number": number}
-        registry.register("pets", file, facts=facts, made_by="test", parameters={}, root=root,
-                          examples=(IMAGES, inference.load(file, trusted=True).predict(IMAGES)))  # fmt: skip
-    artifacts.write_json(root / "pets" / "promoted", {"version": 2, "before": []})
+    root = fill_registry(folder / "registry", "pets", versions=2, live=2)
     return layouts.container(folder / "image", name="pets", root=root)
 
 
@@ -225,12 +220,10 @@ def test_packages_that_an_extra_asks_for_are_among_them(context):
     assert "#" not in text
 
 
-def test_a_damaged_version_is_not_put_into_a_container(file, tmp_path):
-    root = tmp_path / "registry"
-    version = registry.register("pets", file, facts={"classes": CLASSES}, made_by="test", parameters={}, root=root)
-    artifacts.write_json(root / "pets" / "promoted", {"version": 1, "before": []})
+def test_a_damaged_version_is_not_put_into_a_container(fill_registry, tmp_path):
+    root = fill_registry(tmp_path / "registry", "pets")
     assert (layouts.container(tmp_path / "image", name="pets", root=root) / "registry" / "pets" / "1").is_dir()
-    (version.path / "model.onnx").write_bytes(b"changed")
+    (root / "pets" / "1" / "model.onnx").write_bytes(b"changed")
     with pytest.raises(ValueError, match="is not as it was registered"):
         layouts.container(tmp_path / "another", name="pets", root=root)
     assert not (tmp_path / "another").exists()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from helpers import artifacts, classifier, inference, pictures, registry
+from helpers import artifacts, classifier, pictures
 from helpers.live import Live, expected
 from helpers.protocols import Limits, Refused
 from helpers.telemetry import Telemetry
@@ -21,28 +21,18 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 1), dtype=np.uint8
 
 
 @pytest.fixture(scope="module")
-def master(write_onnx, tmp_path_factory):
-    """A registry with six versions of `pets`; none is live."""
-    root = tmp_path_factory.mktemp("master")
-    for seed in range(1, 7):
-        file = write_onnx(root / "model.onnx", seed=seed)
-        facts = {"classes": ["ant", "bee", "cat"]}
-        examples = IMAGES, inference.load(file, trusted=True).predict(IMAGES)
-        registry.register("pets", file, facts=facts, made_by="test", parameters={}, examples=examples, root=root)
-        file.unlink()
-    return root
+def master(fill_registry, tmp_path_factory):
+    return fill_registry(tmp_path_factory.mktemp("master"), "pets", versions=6)
 
 
 @pytest.fixture
 def root(master, tmp_path):
-    shutil.copytree(master, tmp_path / "registry")
-    set_live(tmp_path / "registry", 1)
-    return tmp_path / "registry"
+    return shutil.copytree(master, tmp_path / "registry")
 
 
-def set_live(root, number, name="pets"):
+def set_live(root, number):
     """As `registry.promote` does after its trial, which takes a process."""
-    artifacts.write_json(root / name / "promoted", {"version": number, "before": []})
+    artifacts.write_json(root / "pets" / "promoted", {"version": number, "before": []})
 
 
 @pytest.fixture
@@ -256,20 +246,17 @@ def test_a_model_that_is_gone_from_the_registry_answers_on(live, root):
     assert len(labels(live.find("pets"))) == len(IMAGES)
 
 
-@pytest.mark.parametrize("version", ["0", "-1", "01", "1.0", "latest", "", "²", "٣", "9" * 10, "9" * 400, "../1", "7"])
-def test_a_version_that_is_none_is_404(live, version):
-    asyncio.run(live.refresh())
-    with pytest.raises(Refused) as error:
-        asyncio.run(live.get("pets", version))
-    assert error.value.status == 404
-    assert len(str(error.value)) < 200
+VERSIONS = ["0", "-1", "01", "1.0", "latest", "", "²", "٣", "9" * 10, "9" * 400, "../1", "7"]
 
 
-@pytest.mark.parametrize("name", ["cats", "", "../pets", "x" * 10_000])
-def test_a_model_that_is_none_is_404_and_those_that_there_are_are_named(live, name):
+@pytest.mark.parametrize(("name", "version", "says"), [
+    *(("pets", version, "") for version in VERSIONS),
+    *((name, None, "there is pets") for name in ("cats", "", "../pets", "x" * 10_000)),
+])  # fmt: skip
+def test_a_version_or_a_model_that_is_none_is_404_and_the_models_that_there_are_are_named(live, name, version, says):
     asyncio.run(live.refresh())
-    with pytest.raises(Refused, match="there is pets") as error:
-        live.find(name)
+    with pytest.raises(Refused, match=says) as error:
+        asyncio.run(live.get(name, version))
     assert error.value.status == 404
     assert len(str(error.value)) < 200
 

@@ -88,30 +88,10 @@ def test_nbval_compares_text_exactly_numbers_by_tag_and_stderr_never(make, tmp_p
         cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)] if text else []
     cells[5].outputs = [nbformat.v4.new_output("execute_result", {"text/plain": "{'a': 0.90}"}, execution_count=6)]
     nbformat.write(make.notebook(*cells), tmp_path / "01_data.ipynb")
-    options = [
-        "-p",
-        "tests.nbval_plugin",
-        "--nbval",
-        "--nbval-kernel-name",
-        "workbook",
-        "--nbval-cell-timeout",
-        "60",
-        "-rA",
-    ]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "--color=no",
-        "-p",
-        "no:cacheprovider",
-        *options,
-        str(tmp_path / "01_data.ipynb"),
-    ]
+    command = [sys.executable, "-m", "pytest", "--color=no", "-rA", "-p", "no:cacheprovider", "--nbval", "-p"]
+    command += ["tests.nbval_plugin", "--nbval-kernel-name", "workbook", "--nbval-cell-timeout", "60"]
+    command += [str(tmp_path / "01_data.ipynb")]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
-    went = {
-        int(line.split("Cell ")[1].split()[0]): line.split()[0]
-        for line in told.splitlines()
-        if line.startswith(("PASSED", "FAILED"))
-    }
+    lines = [line for line in told.splitlines() if line.startswith(("PASSED", "FAILED"))]
+    went = {int(line.split("Cell ")[1].split()[0]): line.split()[0] for line in lines}
     assert went == {0: "PASSED", 1: "FAILED", 2: "PASSED", 3: "FAILED", 4: "FAILED", 5: "PASSED", 6: "PASSED"}, told

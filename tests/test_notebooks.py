@@ -197,17 +197,3 @@ def test_plain_papermill_runs_a_notebook_from_any_folder(make, tmp_path):
     assert told.returncode == 0, told.stderr
     assert "✔ The seed is two" in (elsewhere / "out.ipynb").read_text()
     assert (artifacts.outputs() / "01_data" / "claims.json").exists()
-
-
-def test_plain_papermill_refuses_a_parameter_that_is_not_there(make, tmp_path):
-    # papermill itself only warns.
-    folder = make.write_notebooks(tmp_path, n01_data=make.tiny("01_data"))
-    command = [str(Path(sys.executable).with_name("papermill")), "-k", "workbook", "--no-progress-bar"]
-    told = subprocess.run(
-        [*command, str(folder / "01_data.ipynb"), os.devnull, "-p", "SEEED", "2"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert told.returncode != 0
-    assert "This notebook has no parameter SEEED: did you mean SEED?" in told.stderr

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import cleaning, data, preparation, records, rehearsal
+from helpers import artifacts, cleaning, data, preparation, records, rehearsal
 from helpers.records import SourceError
 from helpers.rehearsal import encode
 
@@ -42,35 +42,29 @@ def test_what_was_found_wrong_lies_with_the_data_set(tmp_path):
     assert found["kind"].value_counts().to_dict() == data.load(folder).manifest["findings"]
 
 
-def test_what_is_prepared_on_the_spot_says_from_which_source(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path / "outputs"))
+def test_what_is_prepared_on_the_spot_says_from_which_source(tmp_path):
     source = soiled(tmp_path)
     assert preparation.prepared(source, tmp_path / "mine").manifest["parameters"]["SOURCE"] == source
 
 
-def test_another_source_is_prepared_on_the_spot_and_what_01_made_is_used(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path / "outputs"))
+def test_another_source_is_prepared_on_the_spot_and_what_01_made_is_used(tmp_path, prepared_by_01):
     with pytest.raises(FileNotFoundError, match="Notebook 01_data_preparation makes it"):
         preparation.prepared("", tmp_path / "mine")
     source = soiled(tmp_path)
     assert preparation.prepared(source, tmp_path / "mine").classes == ["cat", "dog"]
     assert (tmp_path / "mine").is_dir()
-    folder = tmp_path / "outputs" / data.MADE_BY / "dataset"
-    images = np.zeros((4, 2, 2, 1), np.uint8)
-    facts = {"parameters": {"SOURCE": source}, "source_sha256": preparation.fingerprint(source)}
-    data.write(folder, images, [0, 1, 0, 1], ["a", "b"], {"train": [0, 1]}, **facts)
+    recorded_by_01(prepared_by_01, source)
     assert preparation.prepared("", tmp_path / "none").classes == ["a", "b"]
     assert preparation.prepared(source, tmp_path / "none").classes == ["a", "b"]
     assert not (tmp_path / "none").exists()
 
 
 @pytest.fixture
-def prepared_by_01(tmp_path, monkeypatch):
+def prepared_by_01():
     """Writes a data set as notebook 01 does it for a source; its classes are `a` and `b`."""
-    monkeypatch.setenv("WORKBOOK_OUTPUTS", str(tmp_path / "outputs"))
 
     def write(source, settings=(), **facts):
-        folder, images = tmp_path / "outputs" / data.MADE_BY / "dataset", np.zeros((4, 2, 2, 1), np.uint8)
+        folder, images = artifacts.outputs() / data.MADE_BY / "dataset", np.zeros((4, 2, 2, 1), np.uint8)
         parameters = {"SOURCE": records.public(source), **dict(settings)}
         data.write(folder, images, [0, 1, 0, 1], ["a", "b"], {"train": [0, 1]}, parameters=parameters, **facts)
 

@@ -1,7 +1,6 @@
 """Facts about augmentation and about the batches that training reads."""
 
 import importlib.util
-import os
 import subprocess
 import sys
 import time
@@ -359,11 +358,7 @@ print(keras.backend.backend())
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_batches_feed_other_backends(backend):
+def test_batches_feed_other_backends(backend, fresh_python):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
-    ended = subprocess.run(
-        [sys.executable, "-c", TRAIN_ON_ANOTHER_BACKEND],
-        capture_output=True, text=True, cwd=artifacts.root(), env={**os.environ, "KERAS_BACKEND": backend},
-    )
-    assert ended.stdout.strip() == backend, ended.stderr[-2000:]
+    assert fresh_python(TRAIN_ON_ANOTHER_BACKEND, KERAS_BACKEND=backend).strip() == backend

@@ -109,6 +109,7 @@ def test_the_answer_in_rows():
         ({"instances": [[[256.0] * 4] * 4]}, 400, "whole numbers from 0 to 255"),
         ({"instances": [[[2**64 - 1] * 4] * 4]}, 400, "whole numbers from 0 to 255"),
         ({"instances": [[]]}, 400, r"received the shape \[0\]"),
+        ({"inputs": "x"}, 400, '"inputs" is a list with one entry a picture; received \'x\''),
     ],
 )  # fmt: skip
 def test_what_is_no_prediction_is_refused(content, status, says):
@@ -205,6 +206,7 @@ IMAGE = np.zeros((1, 4, 4, 1), np.uint8)
         ({}, ("label", "probabilities"), set()),
         ({"outputs": []}, ("label", "probabilities"), set()),
         ({"outputs": [{"name": "probabilities"}]}, ("probabilities",), set()),
+        ({"outputs": [{"name": "probabilities"}, {"name": "label"}]}, ("probabilities", "label"), set()),
         ({"parameters": {"binary_data_output": True}}, ("label", "probabilities"), {"label", "probabilities"}),
         ({"outputs": [{"name": "label", "parameters": {"binary_data": True}}]}, ("label",), {"label"}),
         ({"parameters": {"binary_data_output": True},
@@ -293,6 +295,8 @@ SIZE = {"parameters": {"binary_data_size": 16}}
         ({"inputs": [GOOD | DATA], "outputs": ["label"]}, b"", 'an object with a "name"; received a list'),
         ({"inputs": [GOOD | DATA], "outputs": [{"name": 1}]}, b"", 'an object with a "name"'),
         ({"inputs": [GOOD | DATA], "outputs": [{"name": "label", "parameters": [1]}]}, b"", "object; received a list"),
+        ({"inputs": [GOOD | DATA], "outputs": [{"name": "label", "parameters": {"binary_data": 0}}]}, b"", "true or"),
+        ({"inputs": [GOOD | DATA], "parameters": {"binary_data_output": "no"}}, b"", "is true or false; received 'no'"),
         ({"inputs": [GOOD | DATA], "outputs": [{"name": "logits"}]}, b"", "label and probabilities; received 'logits'"),
         ({"inputs": [GOOD | DATA], "outputs": [{"name": "label"}] * 2}, b"", "one was named twice"),
     ],
@@ -300,6 +304,12 @@ SIZE = {"parameters": {"binary_data_size": 16}}
 def test_what_is_no_inference_is_refused(content, tail, says):
     head = json.dumps(content).encode()
     refused(400, says, protocols.infer_request, head + tail, len(head), EXPECTED)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"NaN", b"{} // this", b"{}{}", b'{"inputs": "\xff\xfe"}'])
+def test_what_is_no_json_is_refused(body):
+    for read in (protocols.predict_request, lambda body, expected: protocols.infer_request(body, None, expected)):
+        refused(400, "The body is not JSON", read, body, EXPECTED)
 
 
 @pytest.mark.parametrize("length", [-1, 5])
@@ -325,6 +335,11 @@ def test_colour_pictures_in_a_tensor_are_not_taken_without_their_channels():
         ({"shape": [-1, 4, 4, 1]}, 400, "list of whole numbers"), ({"shape": [6, 4, 4, 1]}, 413, "at most 5"),
         ({"shape": [0, 4, 4, 1]}, 400, "at least one"), ({"shape": []}, 400, "list of whole numbers; received a list"),
         ({"shape": None}, 400, "list of whole numbers; received None"),
+        ({"shape": [1.0, 4, 4, 1]}, 400, "list of whole numbers"),
+        ({"shape": [1] * 9}, 400, "list of at most 8 whole numbers; received 9"),
+        ({"shape": [1] * 8}, 400, r"shape \[n, 4, 4, 1\]; received"),
+        ({"datatype": "x" * 5000}, 400, "received a text of 5000 characters"),
+        ({"data": [256] + [0] * 15}, 400, "whole numbers from 0 to 255"), ({"data": [0.5] * 16}, 400, "whole numbers"),
         ({"data": bytes(15)}, 400, "stands for 16 values; received 15"),
         ({"shape": [2, 4, 4, 1]}, 400, "stands for 32 values; received 16"),
         ({"datatype": "BYTES", "shape": [1, 1]}, 400, r"shape \[n\]; received \[1, 1\]"),

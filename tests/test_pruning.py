@@ -1,9 +1,6 @@
 """Facts about masks: worked by hand, exact in number, and kept while a model trains."""
 
 import json
-import os
-import subprocess
-import sys
 import zipfile
 
 import keras
@@ -13,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from helpers import artifacts, models, pruning, training
+from helpers import models, pruning, training
 
 layers = keras.layers
 STEPS = 40  # of a test training: 2 epochs of 20 batches
@@ -148,8 +145,7 @@ def test_sensitivity_by_hand_and_without_a_trace():
     sizes = pruning.zeros(model)["weights"]
     assert table["layer"].tolist() == [name for name in pruning.kernels(model) for _ in range(2)]
     assert table["score"].tolist() == [value for size in sizes for value in (0, round(size / 2))]
-    for now, old in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(now, old)
+    np.testing.assert_equal(model.get_weights(), before)
 
 
 # ── properties ──────────────────────────────────────────────────────────────────────────────────
@@ -234,11 +230,16 @@ def test_a_mask_that_nobody_keeps_is_gone_after_one_step():
     assert model.get_layer("watched").zeros[:2] == [80, 0]
 
 
-def test_masked_weights_are_zero_after_every_step_of_several_at_a_time_in_spite_of_momentum():
-    model = _watched(steps_per_execution=8)
+AVERAGING = {"use_ema": True, "ema_momentum": 0.999, "ema_overwrite_frequency": 7}
+
+
+@pytest.mark.parametrize(("averaging", "options"), [({}, {"steps_per_execution": 8}), (AVERAGING, {})],
+                         ids=["several steps at a time", "an average of the weights"])  # fmt: skip
+def test_masked_weights_are_zero_after_every_step_in_spite_of_momentum(averaging, options):
+    model = _watched(keras.optimizers.SGD(0.1, momentum=0.9, **averaging), **options)
     _fit(model, epochs=1)  # so that the optimizer has momentum, and the step is compiled without a mask
     before = _kernel(model).copy()
-    masks = _mask_of_one(model, 0.8)
+    masks = pruning.layer_masks(model, 0.8)
     _fit(model, pruning.Masks(masks))
     assert model.get_layer("watched").zeros == [0] * 20 + [80] * STEPS
     np.testing.assert_array_equal(_kernel(model) == 0, ~masks["watched"])
@@ -246,13 +247,10 @@ def test_masked_weights_are_zero_after_every_step_of_several_at_a_time_in_spite_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
-def test_masked_weights_are_zero_after_every_step_inside_xla(precision):
-    keras.config.set_dtype_policy(precision)
-    try:
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_masked_weights_are_zero_after_every_step_inside_xla(precision, policy):
+    with precision(policy):
         model = _watched(jit_compile=True)
-    finally:
-        keras.config.set_dtype_policy("float32")
     growing = pruning.Masks(final=0.8, steps=20, every=10)
     _fit(model, growing)
     assert model.get_layer("watched").zeros == [0] * 10 + [70] * 10 + [80] * 20
@@ -281,16 +279,6 @@ def test_a_schedule_over_all_layers_is_exact_in_total_and_never_gives_a_weight_b
     assert total["sparsity"].nunique() == 2
     for earlier, later in zip(seen, seen[1:], strict=False):
         assert all(np.all(earlier[name] | ~later[name]) for name in later)
-
-
-def test_masked_weights_and_their_average_are_zero_after_every_single_step_in_spite_of_momentum():
-    averaging = {"use_ema": True, "ema_momentum": 0.999, "ema_overwrite_frequency": 7}
-    model = _watched(keras.optimizers.SGD(0.1, momentum=0.9, **averaging))
-    _fit(model, epochs=1)
-    masks = pruning.layer_masks(model, 0.8)
-    _fit(model, pruning.Masks(masks))
-    assert model.get_layer("watched").zeros == [0] * 20 + [80] * STEPS
-    np.testing.assert_array_equal(_kernel(model) == 0, ~masks["watched"])
 
 
 def test_the_average_that_is_swapped_in_after_an_epoch_is_masked_for_what_comes_behind():
@@ -351,8 +339,7 @@ def test_a_model_saved_while_it_is_pruned_needs_none_of_our_classes(tmp_path):
             assert b"helpers" not in archive.read("config.json")
         loaded = keras.models.load_model(tmp_path / f"{name}.keras")
         assert all(kernel.constraint is None for kernel in pruning.kernels(loaded).values())
-    for now, saved in zip(loaded.get_weights(), model.get_weights(), strict=True):
-        np.testing.assert_array_equal(now, saved)
+    np.testing.assert_equal(loaded.get_weights(), model.get_weights())
 
 
 _SHARED = """
@@ -382,12 +369,9 @@ print(json.dumps(counts))
 
 @pytest.mark.slow
 @on_tensorflow
-def test_two_replicas_keep_the_same_zeros():
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(artifacts.root())}
-    done = subprocess.run([sys.executable, "-c", _SHARED], capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_two_replicas_keep_the_same_zeros(fresh_python):
     # 160 weights: after 4 of 8 steps 7/8 of 0.8
-    assert json.loads(done.stdout.splitlines()[-1]) == [[0, 0]] * 4 + [[112, 112]] * 4 + [[128, 128]] * 4
+    assert json.loads(fresh_python(_SHARED).splitlines()[-1]) == [[0, 0]] * 4 + [[112, 112]] * 4 + [[128, 128]] * 4
 
 
 # ── saying no ───────────────────────────────────────────────────────────────────────────────────
@@ -427,8 +411,7 @@ def test_a_score_that_fails_leaves_the_weights_as_they_were():
     before = model.get_weights()
     with pytest.raises(ZeroDivisionError):
         pruning.sensitivity(model, lambda model: 1 / 0, sparsities=[0.5])
-    for now, old in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(now, old)
+    np.testing.assert_equal(model.get_weights(), before)
 
 
 def test_masks_that_do_not_fit_are_named():

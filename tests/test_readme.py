@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -20,7 +19,7 @@ from click.testing import CliRunner
 from papermill.cli import papermill
 from PIL import Image
 
-from helpers import artifacts, cli, inference, notebooks, registry
+from helpers import artifacts, cli, notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = ("README.md", "README.zh.md")
@@ -55,20 +54,14 @@ def named(*patterns: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def after_a_run(tmp_path_factory, write_onnx):
+def after_a_run(tmp_path_factory, fill_registry):
     """A folder as a reader has it after a run: two versions of a small classifier, and pictures to ask about."""
     place = tmp_path_factory.mktemp("place")
-    root = place / "outputs" / "registry"
-    images = np.random.default_rng(0).integers(0, 256, (9, 4, 4, 1), dtype=np.uint8)
-    facts = {"classes": ["ant", "bee", "cat"], "input": [4, 4, 1], "test_accuracy": 0.9}
-    for seed in (1, 2):
-        file = write_onnx(place / "model.onnx", seed=seed)
-        examples = images, inference.load(file, trusted=True).predict(images)
-        registry.register("classifier", file, facts=facts, examples=examples, made_by="test", parameters={}, root=root)
-    artifacts.write_json(root / "classifier" / "promoted", {"version": 1, "before": []})
+    fill_registry(place / "outputs" / "registry", "classifier", versions=2, test_accuracy=0.9)
+    picture = np.random.default_rng(0).integers(0, 256, (4, 4), dtype=np.uint8)
     (place / "more" / "pictures" / "ant").mkdir(parents=True)
     for path in ("photo.jpg", "more/pictures/ant/1.png"):
-        Image.fromarray(images[0, ..., 0]).resize((9, 7)).save(place / path)
+        Image.fromarray(picture).resize((9, 7)).save(place / path)
     (place / "notebooks").symlink_to(ROOT / "notebooks")
     (place / ".venv" / "bin").mkdir(parents=True)
     python = place / ".venv" / "bin" / "python"  # a link would not find the packages
@@ -153,7 +146,7 @@ def test_a_benchmark_of_the_readmes_is_known(command, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("serve", "ask"), ASKED)
-def test_the_server_of_the_readmes_answers_their_request(serve, ask, place):
+def test_the_server_of_the_readmes_answers_their_request(serve, ask, place, until):
     noise = np.random.default_rng(0).integers(0, 256, (400, 400), dtype=np.uint8)
     Image.fromarray(noise).save(place / "photo.jpg", quality=95)
     assert (place / "photo.jpg").stat().st_size > 128 * 1024  # as a photo has, and no argument of a command may have
@@ -165,10 +158,7 @@ def test_the_server_of_the_readmes_answers_their_request(serve, ask, place):
     log = subprocess.DEVNULL
     with subprocess.Popen(words, cwd=place, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log) as server:
         try:
-            end = time.monotonic() + 60
-            while not ready(port):
-                assert time.monotonic() < end
-                time.sleep(0.1)
+            until(lambda: ready(port), 60)
             answered = run(f"set -o pipefail; {ask.replace(':8080', f':{port}').replace('curl', 'curl -sS')}", place)
         finally:
             server.stdin.close()

@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from helpers import records, sources
+from helpers import sources
 from helpers.rehearsal import encode
 
 GREY = encode(np.arange(30, dtype=np.uint8).reshape(5, 6))
@@ -47,21 +47,3 @@ def test_what_lies_beside_the_splits_makes_no_classes_of_them(files, write, tmp_
     beside = {name for name in files if not name.endswith(("train.png", "test.png"))}
     unlabelled = found.names[found.labels == ""].tolist()
     assert {*unlabelled, *found.findings["name"]} == beside  # none of it is lost in silence
-
-
-@pytest.mark.parametrize(
-    ("paths", "expected"),
-    [
-        (["cat/train/monday/1", "dog/test/monday/2"], [("cat", None), ("dog", None)]),
-        (
-            [f"{label}/{split}/monday/1" for label in ("cat", "dog") for split in ("train", "test")],
-            [("cat", None), ("cat", None), ("dog", None), ("dog", None)],
-        ),
-        (["bus/1", "train/monday/2", "car/3"], [("bus", None), ("train", None), ("car", None)]),
-        (["train/1", "test/2", "cat/3"], [("train", None), ("test", None), ("cat", None)]),  # no class lies deeper
-    ],
-)
-def test_folders_that_are_called_like_a_split_may_be_classes_or_groups(paths, expected):
-    parts = [tuple(path.split("/")) for path in paths]
-    found = records.layout(parts)
-    assert [found.place(each) for each in parts] == expected

@@ -162,17 +162,11 @@ print(json.dumps([own, same]))
 
 
 @pytest.mark.slow
-def test_processes_that_register_at_once_get_numbers_of_their_own(file, tmp_path):
+def test_processes_that_register_at_once_get_numbers_of_their_own(file, tmp_path, until):
     start = tmp_path / "start"
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", _REGISTER_MANY, str(file), str(worker), str(start)], stdout=subprocess.PIPE
-        )
-        for worker in range(4)
-    ]
-    deadline = time.monotonic() + 30
-    while len(list(tmp_path.glob("start-*"))) < 4 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    command = [sys.executable, "-c", _REGISTER_MANY, str(file)]
+    workers = [subprocess.Popen([*command, str(worker), str(start)], stdout=subprocess.PIPE) for worker in range(4)]
+    until(lambda: len(list(tmp_path.glob("start-*"))) == 4)
     start.touch()
     printed = [worker.communicate(timeout=60)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0] * 4
@@ -203,12 +197,10 @@ registry.register("student", sys.argv[1], facts={}, made_by="05_compression", pa
 
 
 @pytest.mark.slow
-def test_a_killed_registration_leaves_no_version_and_the_next_clears_it(file):
+def test_a_killed_registration_leaves_no_version_and_the_next_clears_it(file, until):
     base = artifacts.outputs() / "registry" / "student"
     writer = subprocess.Popen([sys.executable, "-c", _REGISTER_SLOWLY, str(file)])
-    deadline = time.monotonic() + 20
-    while file.name not in "".join(_names(base)) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: file.name in "".join(_names(base)))
     writer.kill()
     writer.wait()
     assert registry.versions("student") == []

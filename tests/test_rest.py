@@ -18,7 +18,7 @@ from kserve.protocol.grpc import grpc_predict_v2_pb2 as messages
 from kserve.protocol.grpc import grpc_predict_v2_pb2_grpc as services
 from prometheus_client import CollectorRegistry
 
-from helpers import artifacts, classifier, inference, protocols, registry, rest, rpc
+from helpers import classifier, protocols, rest, rpc
 from helpers.batching import Full
 from helpers.live import Live
 from helpers.protocols import Limits, Refused
@@ -30,15 +30,8 @@ INFER, PREDICT = "/v2/models/pets/infer", "/v1/models/pets:predict"
 
 
 @pytest.fixture(scope="module")
-def root(write_onnx, tmp_path_factory):
-    root = tmp_path_factory.mktemp("registry")
-    file = write_onnx(root / "model.onnx")
-    examples = IMAGES, inference.load(file, trusted=True).predict(IMAGES)
-    for number in (1, 2):
-        facts = {"classes": ["ant", "bee", "cat"], "input": [4, 4, 1], "number": number}
-        registry.register("pets", file, facts=facts, made_by="test", parameters={}, examples=examples, root=root)
-    artifacts.write_json(root / "pets" / "promoted", {"version": 1, "before": []})
-    return root
+def root(fill_registry, tmp_path_factory):
+    return fill_registry(tmp_path_factory.mktemp("registry"), "pets", versions=2)
 
 
 @pytest.fixture
@@ -92,12 +85,14 @@ def lines(log):
     return [json.loads(line) for line in log.getvalue().splitlines() if "route" in line]
 
 
-def test_predictions_in_both_protocols_are_the_classifiers(ask, root):
-    expected = classifier.load(root / "pets").answer(IMAGES)
-    told = ask("POST", PREDICT, json={"instances": IMAGES.tolist()}).json()
+@pytest.mark.parametrize(("of", "number"), [("", "1"), ("/versions/1", "1"), ("/versions/2", "2")])
+def test_predictions_in_both_protocols_are_those_of_the_version_that_is_asked(ask, root, of, number):
+    expected = classifier.load(root / "pets" / number).answer(IMAGES)
+    told = ask("POST", f"/v1/models/pets{of}:predict", json={"instances": IMAGES.tolist()}).json()
     assert [row["label"] for row in told["predictions"]] == expected.labels.tolist()
-    told = ask("POST", INFER, json=tensor(IMAGES, id="7")).json()
-    assert told["id"] == "7"
+    assert told["model_version"] == number
+    told = ask("POST", f"/v2/models/pets{of}/infer", json=tensor(IMAGES, id="7")).json()
+    assert (told["id"], told["model_version"]) == ("7", number)
     assert told["outputs"][0]["data"] == expected.labels.tolist()
     np.testing.assert_allclose(np.reshape(told["outputs"][1]["data"], (30, 3)), expected.probabilities, atol=1e-6)
 
@@ -163,7 +158,8 @@ def test_binary_in_binary_out(ask, root):
 @pytest.mark.parametrize(
     ("path", "content"),
     [
-        ("/", {"status": "alive"}), ("/v1/models", {"models": ["pets"]}), ("/v2/health/ready", {"ready": True}),
+        ("/", {"status": "alive"}), ("/v1/models", {"models": ["pets"]}), ("/v2/models", {"models": ["pets"]}),
+        ("/v2/health/ready", {"ready": True}), ("/v2/health/live", {"live": True}),
         ("/v2/models/pets/ready", {"name": "pets", "ready": True}),
         ("/v2/models/pets/versions/2/ready", {"name": "pets", "ready": True}),
     ],
@@ -176,8 +172,10 @@ def test_what_it_says_of_a_model(ask):
     told = ask("GET", "/v2/models/pets/versions/2").json()
     assert told["versions"] == ["2"]
     assert told["platform"] == "ONNX Runtime"
+    assert told["inputs"] == [{"name": "pictures", "datatype": "UINT8", "shape": [-1, 4, 4, 1]}]
     assert told["outputs"][1] == {"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}
-    assert ask("GET", "/v1/models/pets").json()["model_version_status"][0]["version"] == "1"
+    [status] = ask("GET", "/v1/models/pets").json()["model_version_status"]
+    assert (status["version"], status["state"]) == ("1", "AVAILABLE")
     assert ask("GET", "/v1/models/pets/metadata").json()["classes"] == ["ant", "bee", "cat"]
     assert "workbook_model_version" in ask("GET", "/metrics").text
     document = ask("GET", "/openapi.json", key=None).json()
@@ -243,7 +241,8 @@ def test_a_key_is_asked_for_everywhere_but_at_the_health(ask):
     ):  # fmt: skip
         told = ask("POST", INFER, key="sesame", json=tensor(IMAGES[:1]), headers=headers)
         assert told.status_code == status
-        assert ask("GET", "/openapi.json", key="sesame", headers=headers).status_code == status
+        for path in ("/openapi.json", "/metrics"):
+            assert ask("GET", path, key="sesame", headers=headers).status_code == status
     assert told.json()["outputs"]
     refused = ask("GET", "/v2", key="sesame")
     assert refused.headers["www-authenticate"] == "Bearer"
@@ -255,7 +254,7 @@ def test_a_key_is_asked_for_everywhere_but_at_the_health(ask):
 def test_a_request_keeps_the_id_that_its_client_gave_it(ask, log):
     told = ask("POST", INFER, json=tensor(IMAGES[:1], id="in the body"), headers={"x-request-id": "in the header"})
     assert told.headers["x-request-id"] == "in the header"
-    assert lines(log)[-1]["id"] == "in the header"
+    assert (lines(log)[-1]["id"], lines(log)[-1]["pictures"]) == ("in the header", 1)
     ask("POST", INFER, json=tensor(IMAGES[:1], id="in the body"))
     assert lines(log)[-1]["id"] == "in the body"
 

@@ -6,12 +6,8 @@ import json
 import os
 import sqlite3
 import struct
-import subprocess
-import sys
 import tarfile
-import threading
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -79,9 +75,14 @@ def test_folders_named_after_splits_are_published_splits(tree):
         (["cat/monday/1", "dog/2"], [("cat", None), ("dog", None)]),
         (["1", "cat/2"], [(None, None), ("cat", None)]),
         (["data/train/1", "data/train/cat/2"], [(None, "train"), ("cat", "train")]),
+        (["cat/train/monday/1", "dog/test/monday/2"], [("cat", None), ("dog", None)]),
+        (["cat/train/mon/1", "cat/test/mon/1", "dog/train/mon/1", "dog/test/mon/1"],
+         [("cat", None), ("cat", None), ("dog", None), ("dog", None)]),
+        (["bus/1", "train/monday/2", "car/3"], [("bus", None), ("train", None), ("car", None)]),
+        (["train/1", "test/2", "cat/3"], [("train", None), ("test", None), ("cat", None)]),  # no class lies deeper
     ],
-)
-def test_layouts(paths, expected):
+)  # fmt: skip
+def test_folders_are_classes_splits_or_groups(paths, expected):
     parts = [tuple(path.split("/")) for path in paths]
     found = records.layout(parts)
     assert [found.place(each) for each in parts] == expected
@@ -208,28 +209,6 @@ def test_a_picture_in_place_of_a_source_is_one_sentence(tmp_path, tree):
         open_source(f"{root}/half.tar")
 
 
-@contextlib.contextmanager
-def sending(*bodies):
-    """Serves these in turn, without their length and all as one version, of which nothing is sent to who has it."""
-    waiting = list(bodies)
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            known = self.headers.get("If-None-Match") == '"1"'
-            self.send_response(304 if known else 200)
-            self.send_header("ETag", '"1"')
-            self.end_headers()
-            self.wfile.write(b"" if known else waiting.pop(0))
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
 def packed(names):
     buffer, content = io.BytesIO(), encode(np.random.default_rng(0).integers(0, 256, (50, 50), np.uint8))
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
@@ -240,13 +219,14 @@ def packed(names):
     return buffer.getvalue()
 
 
-def test_a_download_whose_damage_shows_as_it_is_read_is_fetched_anew_by_the_next_run():
+def test_a_download_whose_damage_shows_as_it_is_read_is_fetched_anew_by_the_next_run(answering):
     whole = packed(["cat/1.png", "cat/2.png", "dog/3.png", "dog/4.png"])
-    with sending(whole[: len(whole) // 2], whole) as server:
+    bodies, same = iter([whole[: len(whole) // 2], whole]), {"ETag": '"1"'}  # all as one version
+    with answering(lambda _, known: (304, same, b"") if known == '"1"' else (200, same, next(bodies))) as server:
         with pytest.raises(SourceError, match="pets.tar.gz is damaged or cut short"):
-            collect(f"{server}/pets.tar.gz")
+            collect(f"{server.url}/pets.tar.gz")
         for _ in range(2):  # the second time it is not sent
-            assert collect(f"{server}/pets.tar.gz").labels.tolist() == ["cat", "cat", "dog", "dog"]
+            assert collect(f"{server.url}/pets.tar.gz").labels.tolist() == ["cat", "cat", "dog", "dog"]
 
 
 def test_a_glance_ends_with_the_second_class(tree, monkeypatch):
@@ -305,19 +285,18 @@ def test_formats_and_orientations_may_mix(tmp_path, tree):
     root = tree({"cat/1.png": encode(GREY), "cat/2.bmp": encode(GREY, "BMP"), "cat/3.TIF": encode(GREY, "TIFF")})
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(np.rot90(GREY)).save(f"{root}/cat/4.webp", lossless=True, exif=exif)
+    tree({"cat/4.webp": encode(np.rot90(GREY), "WEBP", lossless=True, exif=exif)})
     found = collect(root, channels=1)
     assert (found.images == GREY[..., None]).all()
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
 def test_pictures_that_are_stored_on_their_side_are_collected_upright(tree, format):
-    exif, buffer = Image.Exif(), io.BytesIO()
+    exif = Image.Exif()
     exif[0x0112] = 6
     stored = np.zeros((40, 60), np.uint8)
     stored[:, :15] = 255
-    Image.fromarray(stored).save(buffer, format, exif=exif)
-    found = collect(tree({f"cat/1.{format}": buffer.getvalue()}))
+    found = collect(tree({f"cat/1.{format}": encode(stored, format, exif=exif)}))
     assert found.images.shape == (1, 60, 40, 1)
     assert found.originals.iloc[0].tolist() == [60, 40, "L"]
     white = found.images[0, ..., 0] > 128
@@ -359,9 +338,7 @@ exifs = st.binary(max_size=20).map(b"Exif\0\0".__add__) | st.builds(
 @example(exif_of(b"MM", 0x0112, 2, 2, b"x\0\0\0"), [])  # an orientation that is a text
 @example(b"Exif\0\0garbage", [])
 def test_whatever_the_exif_of_a_picture_holds_it_is_collected_or_a_finding(format, exif, damage):
-    buffer = io.BytesIO()
-    Image.fromarray(COLOUR).save(buffer, format, exif=exif)
-    content = bytearray(buffer.getvalue())
+    content = bytearray(encode(COLOUR, format, exif=exif))
     for place, value in damage:
         content[int(place * len(content))] = value
     source = One(bytes(content))
@@ -382,9 +359,7 @@ def test_whatever_the_exif_of_a_picture_holds_it_is_collected_or_a_finding(forma
     ids=["garbage", "cut short", "turned nine ways", "a text", "bytes"],
 )  # fmt: skip
 def test_a_picture_whose_exif_says_nothing_of_use_lies_as_it_is_stored(format, exif):
-    buffer = io.BytesIO()
-    Image.fromarray(COLOUR).save(buffer, format, exif=exif)
-    found = collect(One(buffer.getvalue()))
+    found = collect(One(encode(COLOUR, format, exif=exif)))
     assert found.images.shape == (1, *COLOUR.shape)
     assert found.originals.iloc[0].tolist() == [5, 6, "RGB"]
 
@@ -396,31 +371,26 @@ def test_a_huge_picture_costs_no_memory(tree, monkeypatch):
     assert found.findings["detail"].tolist() == ["is 3000 x 3000, more than the 1,000,000 pixels allowed"]
 
 
-def megabytes_more(collecting):
-    """Returns how much a process of its own grows by a statement; its imports do not count."""
-    program = (
-        "import re; from helpers import processor, sources; sources.open_source('');"
-        "most = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) // 1024;"
-        f"base = most(); {collecting}; print(most() - base)"
-    )
-    return int(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
+MEGABYTES_MORE = (  # by how much a process of its own grows by a statement; its imports do not count
+    "from helpers import processor, sources; sources.open_source('');"
+    "base = processor.peak_bytes(); {}; print((processor.peak_bytes() - base) // 2**20)"
+)
 
 
-def test_memory_stays_bounded_while_the_set_grows(tmp_path, tree):
+def test_memory_stays_bounded_while_the_set_grows(tmp_path, tree, fresh_python):
     root = tree({"cat/0.png": encode(np.zeros((256, 256, 3), np.uint8))})
     for number in range(1, 2000):
         os.link(f"{root}/cat/0.png", f"{root}/cat/{number}.png")
-    grown = megabytes_more(f"found = sources.collect({root!r}, largest=256); assert found.images.nbytes > 390e6")
+    collect = f"found = sources.collect({root!r}, largest=256); assert found.images.nbytes > 390e6"
+    grown = int(fresh_python(MEGABYTES_MORE.format(collect)))
     assert grown < 150, f"{grown} MB more for a set of 393 MB"
 
 
-def test_memory_stays_bounded_while_large_pictures_meet(tree):
-    picture = io.BytesIO()
-    Image.new("RGBA", (3000, 3000)).save(picture, "PNG", compress_level=1)
-    root = tree({f"cat/{number}.png": picture.getvalue() for number in range(6)})
-    grown = megabytes_more(
-        f"processor.cores = lambda: 8; found = sources.collect({root!r}); assert found.images.shape == (6, 64, 64, 3)"
-    )
+def test_memory_stays_bounded_while_large_pictures_meet(tree, fresh_python):
+    picture = encode(np.zeros((3000, 3000, 4), np.uint8), compress_level=1)
+    root = tree({f"cat/{number}.png": picture for number in range(6)})
+    collect = f"found = sources.collect({root!r}); assert found.images.shape == (6, 64, 64, 3)"
+    grown = int(fresh_python(MEGABYTES_MORE.format(f"processor.cores = lambda: 8; {collect}")))
     assert grown < 300, f"{grown} MB more for pictures of 36 MB each"
 
 
@@ -660,16 +630,6 @@ def test_idx_files_that_lie_there_packed_and_unpacked_are_read_once(tmp_path):
     assert len(collect(str(tmp_path / "mnist")).images) == 9
 
 
-@pytest.mark.parametrize(
-    ("content", "message"), [("{", "classes.json is not JSON"), ('{"a": 0}', "classes.json holds a dict")]
-)
-def test_class_names_that_are_no_list_are_one_sentence(tmp_path, content, message):
-    write_idx(tmp_path / "mnist")
-    (tmp_path / "mnist" / "classes.json").write_text(content)
-    with pytest.raises(SourceError, match=message):
-        open_source(str(tmp_path / "mnist"))
-
-
 def test_class_names_may_be_numbers_and_lose_none_of_their_pictures(tmp_path):
     write_idx(tmp_path / "mnist")
     (tmp_path / "mnist" / "classes.json").write_text('[0, 1, 2.5, " three ", "4", "e\\u0301", true]')
@@ -681,6 +641,8 @@ def test_class_names_may_be_numbers_and_lose_none_of_their_pictures(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ("{", "is not JSON"),
+        ('{"a": 0}', "holds a dict"),
         ('["a", "", "c"]', 'names the class of label 1 "": it must be a text'),
         ('["a", "b", null]', "names the class of label 2 null: it must be a text"),
         ('[["a"], "b"]', r'names the class of label 0 \["a"\]: it must be a text'),
@@ -688,7 +650,7 @@ def test_class_names_may_be_numbers_and_lose_none_of_their_pictures(tmp_path):
         ('["1", "0", 1]', "has the name '1' for the labels 0 and 2"),
     ],
 )
-def test_a_class_without_a_name_of_its_own_is_one_sentence(tmp_path, content, message):
+def test_class_names_that_are_no_list_or_not_one_for_each_class_are_one_sentence(tmp_path, content, message):
     write_idx(tmp_path / "mnist")
     (tmp_path / "mnist" / "classes.json").write_text(content)
     with pytest.raises(SourceError, match=f"classes.json {message}"):

@@ -64,12 +64,8 @@ def test_code_and_parameters_count_and_text_does_not(project):
     assert stamp.stale(content) == ["source", "parameters"]
 
 
-def test_magics_of_a_reader_are_no_error(project):
-    assert stamp.stale(notebook("%matplotlib inline", "from helpers import near")) == []
-
-
-def test_no_tags_are_no_error(project):
-    content = notebook("from helpers import near")
+def test_magics_of_a_reader_and_no_tags_are_no_error(project):
+    content = notebook("%matplotlib inline", "from helpers import near")
     content.cells[2].metadata["tags"] = None
     assert stamp.stale(content) == []
 

@@ -6,7 +6,6 @@ import copy
 import io
 import re
 import statistics
-import subprocess
 import sys
 import tokenize
 import tomllib
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import notebooks, stamp
+from helpers import notebooks, rehearsal, stamp
 from helpers.doctor import locked_versions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,13 +80,8 @@ def with_a_title_and_an_end(content, path: Path) -> Iterator[str]:
     for word in ("**You will**", "**Needs**", "**Takes**"):
         if word not in first.source:
             yield f"the first cell has no {word}"
-    headings = [
-        line
-        for c in content.cells
-        if c.cell_type == "markdown"
-        for line in c.source.splitlines()
-        if line.startswith("#")
-    ]
+    texts = [cell.source for cell in content.cells if cell.cell_type == "markdown"]
+    headings = [line for text in texts for line in text.splitlines() if line.startswith("#")]
     if "## Summary" not in headings:
         yield "there is no heading `## Summary`"
     if len([heading for heading in headings if heading.startswith("# ")]) != 1:
@@ -233,23 +227,112 @@ def as_its_code_and_data_are_now(content, path: Path) -> Iterator[str]:
         warnings.warn(f"{path.name} was last run before {' and '.join(changed)} changed", stacklevel=2)
 
 
-CHECKS = [
-    executed_in_order,
-    without_errors,
-    with_a_title_and_an_end,
-    with_one_parameters_cell_before_the_setup,
-    with_commented_literals_as_parameters,
-    with_short_cells,
-    with_code_that_belongs_in_a_notebook,
-    with_outputs_that_hold_elsewhere,
-    with_most_cells_compared,
-    with_known_tags_and_readable_ids,
-    with_claims_told_apart,
-    with_figures_that_show_something_and_say_what,
-    with_a_picture_beside_its_controls,
-    as_refresh_writes_it,
-    as_its_code_and_data_are_now,
-]
+# How each check can be made to fail, from a notebook in which it finds nothing.
+
+
+def strip(content):
+    for cell in code_cells(content):
+        cell.outputs, cell.execution_count = [], None
+
+
+def source(index: int, text: str) -> Callable:
+    return lambda content: content.cells[index].update(source=text)
+
+
+def output(**changed) -> Callable:
+    return lambda content: content.cells[5].outputs.append(nbformat.v4.new_output(**changed))
+
+
+def png(pixels: np.ndarray) -> str:
+    return base64.b64encode(rehearsal.encode(pixels)).decode()
+
+
+def blank(content):
+    content.cells[4].outputs[0].data["image/png"] = png(np.full((8, 8), 255, np.uint8))
+
+
+LONG = "def f():\n" + "    pass\n" * 15
+BAD = {
+    executed_in_order: [
+        (strip, "execution count None, not 1"),
+        (lambda c: c.cells[4].update(execution_count=7), "execution count 7, not 3"),
+        (lambda c: c.cells.insert(4, c.cells.pop(5)), "execution count 4, not 3"),
+    ],
+    with_most_cells_compared: [
+        (strip, "compares the text of 0 of 5"),
+        (lambda c: c.cells[5].metadata.update(tags=[IGNORED]), "of 2 of 5 code cells, fewer than 60%"),
+        (lambda c: c.cells[4].outputs[0].data.pop("text/plain"), "of 2 of 5 code cells"),
+    ],
+    without_errors: [
+        (output(output_type="error", ename="E", evalue="", traceback=[]), "cell 'claim' stores an error"),
+        (output(output_type="stream", name="stderr", text="x"), "cell 'claim' stores what was written to stderr"),
+    ],
+    with_a_title_and_an_end: [
+        (source(0, "# Data"), r"does not begin with `# 1 · Topic: a question\?`"),
+        (source(0, "# 1 · Data: what?\n**You will** **Takes**"), r"has no \*\*Needs\*\*"),
+        (source(6, "The end"), "no heading `## Summary`"),
+        (source(3, "# Another title"), "not exactly one heading of the first level"),
+    ],
+    with_one_parameters_cell_before_the_setup: [
+        (lambda c: c.cells[1].metadata.clear(), "is to have the tag `parameters`"),
+        (lambda c: c.cells[4].metadata.update(tags=["parameters"]), "and no other"),
+        (source(2, "import keras"), "is to call parameters.check"),
+        (lambda c: c.cells[4].metadata.update(tags=["injected-parameters"]), "other parameters"),
+    ],
+    with_commented_literals_as_parameters: [
+        (source(1, "SEED = 0"), "SEED has no comment"),
+        (source(1, "SIZE = 0  # px; 0 = any"), "the comment of SIZE holds a ="),
+        (source(1, "SIZE = 2 * 3  # px"), "SIZE is not a literal"),
+        (source(1, "import keras  # a library"), "more than NAME = value"),
+    ],
+    with_short_cells: [
+        (source(4, "x = 1\n" * 26), "has 26 lines, above 25"),
+        (lambda c: [cell.update(source="x = 1\n" * 7) for cell in code_cells(c)], "median length .* is 7"),
+    ],
+    with_code_that_belongs_in_a_notebook: [
+        (source(4, "!pip install keras"), "shell command or a magic"),
+        (source(4, "%matplotlib inline"), "shell command or a magic"),
+        (source(4, "open('/home/me/x')"), "path that is absolute"),
+        (source(4, "open('../x')"), "path that is absolute, at home or above"),
+        (source(4, "import warnings\nwarnings.filterwarnings('ignore')"), "hides warnings"),
+        (source(4, "class Net:\n    pass"), "defines the class Net"),
+        (source(4, LONG), "defines f of 16 lines, above 15"),
+        (source(4, "from helpers.data import *"), r"imports \*"),
+    ],
+    with_outputs_that_hold_elsewhere: [
+        (output(output_type="stream", name="stdout", text="in /home/me/x\n"), "path of the machine"),
+        (output(output_type="stream", name="stdout", text=" 50%|███   | 1/2"), "progress bar"),
+        (output(output_type="display_data", data={"application/vnd.jupyter.widget-view+json": {}}), "shows a widget"),
+    ],
+    with_known_tags_and_readable_ids: [
+        (lambda c: c.cells[4].metadata.update(tags=["nbval-tolerance-much"]), "means nothing here"),
+        (lambda c: c.cells[4].update(id="1f2e3d4c"), "is not a short name"),
+    ],
+    with_claims_told_apart: [
+        (lambda c: c.cells[2].outputs.extend(copy.deepcopy(c.cells[5].outputs)),
+         "the claim 'It holds' is made 2 times"),
+    ],
+    with_figures_that_show_something_and_say_what: [
+        (blank, "a picture of cell 'figure' is blank"),
+        (lambda c: c.cells[4].outputs[0].metadata.clear(), "has no alt text"),
+    ],
+    with_a_picture_beside_its_controls: [
+        (lambda c: (c.cells[4].update(source="widgets.explore(draw, x=slider)"), c.cells[4].outputs.clear()),
+         "cell 'figure' has controls, and no picture"),
+    ],
+    as_its_code_and_data_are_now: [
+        (lambda c: c.metadata.pop(stamp.KEY), "has no stamp"),
+        (source(4, "plot(2)"), "source changed after the outputs were made"),
+        (lambda c: c.metadata[stamp.KEY].update(data="0"), "data changed after"),
+    ],
+    as_refresh_writes_it: [
+        (lambda c: c.metadata.update(papermill={}), "the metadata hold papermill"),
+        (lambda c: c.metadata.update(widgets={}), "the metadata hold widgets"),
+        (lambda c: c.metadata.kernelspec.update(name="python3"), "the kernel is not `workbook`"),
+        (lambda c: c.cells[4].metadata.update(execution={}), "metadata of cell 'figure' hold execution"),
+    ],
+}  # fmt: skip
+CHECKS = list(BAD)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -294,9 +377,7 @@ def flawless(make):
     cells = code_cells(content)
     for count, cell in enumerate(cells, 1):
         cell.execution_count = count
-    file = io.BytesIO()
-    Image.linear_gradient("L").resize((8, 8)).save(file, "PNG")
-    data = {"image/png": base64.b64encode(file.getvalue()).decode(), "text/plain": "Figure: a gradient"}
+    data = {"image/png": png(np.arange(64, dtype=np.uint8).reshape(8, 8)), "text/plain": "Figure: a gradient"}
     alt = {"image/png": {"alt": "A gradient from black to white"}}
     stream = nbformat.v4.new_output("stream", name="stdout", text="✔ It holds\n")
     figure.outputs = [nbformat.v4.new_output("display_data", data, metadata=alt)]
@@ -317,165 +398,26 @@ def test_a_good_notebook_passes(good, check):
     assert list(check(good, Path("01_data.ipynb"))) == []
 
 
-def strip(content):
-    for cell in code_cells(content):
-        cell.outputs, cell.execution_count = [], None
-
-
-def source(index: int, text: str) -> Callable:
-    return lambda content: content.cells[index].update(source=text)
-
-
-def output(**changed) -> Callable:
-    return lambda content: content.cells[5].outputs.append(nbformat.v4.new_output(**changed))
-
-
-def blank(content):
-    file = io.BytesIO()
-    Image.new("L", (8, 8), 255).save(file, "PNG")
-    content.cells[4].outputs[0].data["image/png"] = base64.b64encode(file.getvalue()).decode()
-
-
-LONG = "def f():\n" + "    pass\n" * 15
-BAD = [
-    (executed_in_order, strip, "execution count None, not 1"),
-    (executed_in_order, lambda c: c.cells[4].update(execution_count=7), "execution count 7, not 3"),
-    (executed_in_order, lambda c: c.cells.insert(4, c.cells.pop(5)), "execution count 4, not 3"),
-    (with_most_cells_compared, strip, "compares the text of 0 of 5"),
-    (
-        with_most_cells_compared,
-        lambda c: c.cells[5].metadata.update(tags=[IGNORED]),
-        "of 2 of 5 code cells, fewer than 60%",
-    ),
-    (with_most_cells_compared, lambda c: c.cells[4].outputs[0].data.pop("text/plain"), "of 2 of 5 code cells"),
-    (without_errors, output(output_type="error", ename="E", evalue="", traceback=[]), "cell 'claim' stores an error"),
-    (
-        without_errors,
-        output(output_type="stream", name="stderr", text="x"),
-        "cell 'claim' stores what was written to stderr",
-    ),
-    (with_a_title_and_an_end, source(0, "# Data"), r"does not begin with `# 1 · Topic: a question\?`"),
-    (with_a_title_and_an_end, source(0, "# 1 · Data: what?\n**You will** **Takes**"), r"has no \*\*Needs\*\*"),
-    (with_a_title_and_an_end, source(6, "The end"), "no heading `## Summary`"),
-    (with_a_title_and_an_end, source(3, "# Another title"), "not exactly one heading of the first level"),
-    (
-        with_one_parameters_cell_before_the_setup,
-        lambda c: c.cells[1].metadata.clear(),
-        "is to have the tag `parameters`",
-    ),
-    (
-        with_one_parameters_cell_before_the_setup,
-        lambda c: c.cells[4].metadata.update(tags=["parameters"]),
-        "and no other",
-    ),
-    (with_one_parameters_cell_before_the_setup, source(2, "import keras"), "is to call parameters.check"),
-    (
-        with_one_parameters_cell_before_the_setup,
-        lambda c: c.cells[4].metadata.update(tags=["injected-parameters"]),
-        "other parameters",
-    ),
-    (with_commented_literals_as_parameters, source(1, "SEED = 0"), "SEED has no comment"),
-    (with_commented_literals_as_parameters, source(1, "SIZE = 0  # px; 0 = any"), "the comment of SIZE holds a ="),
-    (with_commented_literals_as_parameters, source(1, "SIZE = 2 * 3  # px"), "SIZE is not a literal"),
-    (with_commented_literals_as_parameters, source(1, "import keras  # a library"), "more than NAME = value"),
-    (with_short_cells, source(4, "x = 1\n" * 26), "has 26 lines, above 25"),
-    (
-        with_short_cells,
-        lambda c: [cell.update(source="x = 1\n" * 7) for cell in code_cells(c)],
-        "median length .* is 7",
-    ),
-    (with_code_that_belongs_in_a_notebook, source(4, "!pip install keras"), "shell command or a magic"),
-    (with_code_that_belongs_in_a_notebook, source(4, "%matplotlib inline"), "shell command or a magic"),
-    (with_code_that_belongs_in_a_notebook, source(4, "open('/home/me/x')"), "path that is absolute"),
-    (with_code_that_belongs_in_a_notebook, source(4, "open('../x')"), "path that is absolute, at home or above"),
-    (
-        with_code_that_belongs_in_a_notebook,
-        source(4, "import warnings\nwarnings.filterwarnings('ignore')"),
-        "hides warnings",
-    ),
-    (with_code_that_belongs_in_a_notebook, source(4, "class Net:\n    pass"), "defines the class Net"),
-    (with_code_that_belongs_in_a_notebook, source(4, LONG), "defines f of 16 lines, above 15"),
-    (with_code_that_belongs_in_a_notebook, source(4, "from helpers.data import *"), r"imports \*"),
-    (
-        with_outputs_that_hold_elsewhere,
-        output(output_type="stream", name="stdout", text="in /home/me/x\n"),
-        "path of the machine",
-    ),
-    (
-        with_outputs_that_hold_elsewhere,
-        output(output_type="stream", name="stdout", text=" 50%|███   | 1/2"),
-        "progress bar",
-    ),
-    (
-        with_outputs_that_hold_elsewhere,
-        output(output_type="display_data", data={"application/vnd.jupyter.widget-view+json": {}}),
-        "shows a widget",
-    ),
-    (
-        with_known_tags_and_readable_ids,
-        lambda c: c.cells[4].metadata.update(tags=["nbval-tolerance-much"]),
-        "means nothing here",
-    ),
-    (with_known_tags_and_readable_ids, lambda c: c.cells[4].update(id="1f2e3d4c"), "is not a short name"),
-    (
-        with_claims_told_apart,
-        lambda c: c.cells[2].outputs.extend(copy.deepcopy(c.cells[5].outputs)),
-        "the claim 'It holds' is made 2 times",
-    ),
-    (with_figures_that_show_something_and_say_what, blank, "a picture of cell 'figure' is blank"),
-    (
-        with_figures_that_show_something_and_say_what,
-        lambda c: c.cells[4].outputs[0].metadata.clear(),
-        "has no alt text",
-    ),
-    (
-        with_a_picture_beside_its_controls,
-        lambda c: (c.cells[4].update(source="widgets.explore(draw, x=slider)"), c.cells[4].outputs.clear()),
-        "cell 'figure' has controls, and no picture",
-    ),
-    (as_its_code_and_data_are_now, lambda c: c.metadata.pop(stamp.KEY), "has no stamp"),
-    (as_its_code_and_data_are_now, source(4, "plot(2)"), "source changed after the outputs were made"),
-    (as_its_code_and_data_are_now, lambda c: c.metadata[stamp.KEY].update(data="0"), "data changed after"),
-    (as_refresh_writes_it, lambda c: c.metadata.update(papermill={}), "the metadata hold papermill"),
-    (as_refresh_writes_it, lambda c: c.metadata.update(widgets={}), "the metadata hold widgets"),
-    (as_refresh_writes_it, lambda c: c.metadata.kernelspec.update(name="python3"), "the kernel is not `workbook`"),
-    (
-        as_refresh_writes_it,
-        lambda c: c.cells[4].metadata.update(execution={}),
-        "metadata of cell 'figure' hold execution",
-    ),
-]
-
-
-@pytest.mark.parametrize(("check", "spoil", "message"), BAD)
+@pytest.mark.parametrize(("check", "spoil", "message"), [(check, *one) for check in BAD for one in BAD[check]])
 def test_a_bad_notebook_is_seen(good, check, spoil, message):
     spoil(good)
     found = list(check(good, Path("01_data.ipynb")))
     assert any(re.search(message, sentence) for sentence in found), found
 
 
-def test_every_check_has_been_seen_to_fail():
-    assert {check for check, _, _ in BAD} == set(CHECKS)
-
-
 # Between files.
 
 
-def loaded_by(statement: str) -> set[str]:
-    """Returns the modules that are in memory after a statement in a fresh Python."""
-    command = f"import sys; before = set(sys.modules); {statement}; print(*set(sys.modules) - before)"
-    told = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
-    return set(told.stdout.split())
+LOADED = "import sys; before = set(sys.modules); import {}; print(*set(sys.modules) - before)"
 
 
-def test_importing_helpers_imports_no_library_and_takes_no_time():
-    assert loaded_by("import helpers") <= {"helpers"}
+def test_importing_helpers_imports_no_library_and_takes_no_time(fresh_python):
+    assert set(fresh_python(LOADED.format("helpers")).split()) <= {"helpers"}
     timed = "import time; before = time.perf_counter(); import helpers; print(time.perf_counter() - before)"
-    took = [float(subprocess.check_output([sys.executable, "-c", timed])) for _ in range(3)]
-    assert min(took) < 0.05
+    assert min(float(fresh_python(timed)) for _ in range(3)) < 0.05
 
 
-def test_modules_import_neither_keras_nor_tensorflow():
+def test_modules_import_neither_keras_nor_tensorflow(fresh_python):
     modules = ["evaluation", "optimizers", "plotting", "data", "notebooks", "runner", "report"]  # and those below
     script = (
         "import importlib, sys\n"
@@ -483,13 +425,12 @@ def test_modules_import_neither_keras_nor_tensorflow():
         "    importlib.import_module(f'helpers.{module}')\n"
         "    print(module, *{'keras', 'tensorflow', 'torch', 'jax'} & set(sys.modules))"
     )
-    told = subprocess.run([sys.executable, "-c", script, *modules], capture_output=True, text=True, check=True)
-    assert told.stdout.splitlines() == modules
+    assert fresh_python(script, *modules).splitlines() == modules
 
 
 @pytest.mark.parametrize("module", ["artifacts", "claims", "parameters", "cli", "kernel"])
-def test_module_imports_the_standard_library_alone(module):
-    loaded = {name.split(".")[0] for name in loaded_by(f"import helpers.{module}")}
+def test_module_imports_the_standard_library_alone(module, fresh_python):
+    loaded = {name.split(".")[0] for name in fresh_python(LOADED.format(f"helpers.{module}")).split()}
     strangers = {name for name in loaded - set(sys.stdlib_module_names) - {"helpers"} if not name.startswith("_")}
     assert not strangers
 
@@ -525,20 +466,9 @@ def test_the_lock_pins_extras_where_a_package_asks_for_them():
 
 
 def test_no_file_names_a_package_index():
-    places = [
-        "requirements.lock",
-        "environment.yml",
-        "pyproject.toml",
-        "Makefile",
-        "README.md",
-        "CONTRIBUTING.md",
-        ".ci/run",
-    ]
-    files = [ROOT / place for place in places] + [
-        *(ROOT / "helpers").glob("*.py"),
-        *(ROOT / "tests").glob("*.py"),
-        *NOTEBOOKS,
-    ]
+    places = ["requirements.lock", "environment.yml", "pyproject.toml", "Makefile", "README.md", "CONTRIBUTING.md"]
+    files = [ROOT / place for place in (*places, ".ci/run")]
+    files += [*(ROOT / "helpers").glob("*.py"), *(ROOT / "tests").glob("*.py"), *NOTEBOOKS]
     option = re.compile(r"(?<!emit-)(?:extra-)?(?:index-url|find-links)\b(?!\|)|https?://[^\s\"']*/simple\b")
     naming = [file.name for file in files if file.exists() and option.search(file.read_text(encoding="utf-8"))]
     assert [name for name in naming if name != Path(__file__).name] == []

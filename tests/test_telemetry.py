@@ -2,9 +2,6 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +9,6 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from helpers import artifacts
 from helpers.classifier import Answers
 from helpers.telemetry import Telemetry
 
@@ -147,12 +143,8 @@ sys.stdout.write(telemetry.page()[0].decode())
 """
 
 
-def test_the_page_adds_up_all_processes(tmp_path):
-    pages = [
-        subprocess.run([sys.executable, "-c", _COUNT, number], cwd=artifacts.root(), capture_output=True, text=True,
-                       check=True, env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}).stdout
-        for number in ("3", "2")
-    ]  # fmt: skip
+def test_the_page_adds_up_all_processes(tmp_path, fresh_python):
+    pages = [fresh_python(_COUNT, number, PROMETHEUS_MULTIPROC_DIR=str(tmp_path)) for number in (3, 2)]
     assert 'workbook_requests_total{route="infer",status="200"} 3.0' in pages[0]
     assert 'workbook_requests_total{route="infer",status="200"} 5.0' in pages[1]
     assert 'workbook_request_seconds_count{route="infer"} 5.0' in pages[1]
