@@ -130,8 +130,10 @@ def write_findings(path: str | Path, findings: pd.DataFrame) -> None:
         findings.to_csv(partial, index=False)
 
 
-def decisions_writer(path: str | Path) -> Callable[[dict[str, str]], None]:
-    """Returns a function that writes all verdicts given so far, each time anew, as a CSV file of name and verdict.
+def decisions_writer(path: str | Path, findings: pd.DataFrame) -> Callable[[dict[str, str]], None]:
+    """Returns a function that writes all verdicts given so far on `findings`, each time anew, as a CSV file.
+
+    Its columns are name and verdict. What `decide` refuses is not written: it would end each later run.
 
     Verdicts of an earlier session that lie there, and are not among the first that it writes, are moved to the next
     free name of the form `decisions-1.csv` beside it.
@@ -140,6 +142,7 @@ def decisions_writer(path: str | Path) -> Callable[[dict[str, str]], None]:
 
     def write(decisions: dict[str, str]) -> None:
         nonlocal is_first
+        decide(findings, decisions)
         if is_first and path.exists() and not _holds_no_others(path, decisions):
             names = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(1))
             os.rename(path, next(name for name in names if not name.exists()))

@@ -86,8 +86,10 @@ def problem(name: str = NAME) -> str | None:
     A kernel of another name than the project's is only checked to be there: a reader who asks
     for one has a reason.
     """
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-
+    try:
+        from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+    except ModuleNotFoundError:
+        return f"This Python ({sys.executable}) lacks Jupyter: run `.venv/bin/python`, or `make setup` first."
     try:
         found = KernelSpecManager().get_kernel_spec(name)
     except (NoSuchKernel, ValueError):

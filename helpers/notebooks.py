@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +67,10 @@ def read(path: Path) -> Notebook:
     """Returns what a notebook's file says about it, without running anything."""
     try:
         content = load(path)
+    except ModuleNotFoundError as error:  # which is no fault of the file
+        raise ValueError(
+            f"This Python ({sys.executable}) lacks {error.name}: run `.venv/bin/python`, or `make setup` first."
+        ) from error
     except Exception as error:  # nbformat raises many kinds for a file that is not a notebook
         raise ValueError(f"{path} cannot be read as a notebook: {error}") from error
     intro = next((cell.source for cell in content.cells if cell.cell_type == "markdown"), "")

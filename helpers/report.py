@@ -61,6 +61,9 @@ tr { text-align: left !important; }
 th, td { border: 0; border-bottom: 1px solid var(--line); padding: 0.3rem 0.7rem; text-align: left;
   vertical-align: top; }
 td.figure, th.figure { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+@media (max-width: 40rem) { th, td { padding: 0.3rem 0.4rem; } td.figure { white-space: normal; }
+  td:first-child:has(a), td:first-child:not(:has(a)) + td:not(.figure) { min-width: min(9rem, 40vw); }
+  td a { overflow-wrap: break-word; } }  /* or a sentence gets a column of one word, and words are broken */
 math[display="block"] { margin: 0.4rem 0; padding-block: 0.4rem; overflow: auto hidden; }
 details.input > summary, details.messages > summary { cursor: pointer; font-size: 0.8rem; opacity: 0.75; }
 @media print { table { font-size: 0.7rem; } th, td { padding: 0.2rem 0.25rem; overflow-wrap: anywhere; }
@@ -79,9 +82,9 @@ nav, footer { font-size: 0.9rem; margin-bottom: 1rem; }
 
 def problem() -> str | None:
     """Returns what keeps pages from being made here, and how to mend it; `None` if nothing does."""
-    import nbformat
-
     try:
+        import nbformat
+
         page(nbformat.v4.new_notebook(), "")
     except Exception as error:  # templates that are not where nbconvert looks, a package that is missing
         reason = " ".join(str(error).split()).rstrip(":.") or type(error).__name__

@@ -95,7 +95,13 @@ class Progress(keras.callbacks.Callback):
             self.model.set_weights(weights)
             since = f" since epoch {self._before}" if self._before else ""
             kept = f" It was stopped and keeps the weights with the lowest loss{since}, {loss:.4f}."
+            print(f"Stopped after epoch {len(self.rows)} of {self.params.get('epochs')}.{kept}")
         self._dashboard.close(f"{len(self.rows)} epochs, {_metrics(self.rows[-1])}.{kept}" if self.rows else "")
+
+    def interrupted(self) -> None:
+        """Takes away the controls of a training that was broken off: they would go on saying what is left of it."""
+        if self._dashboard is not None:
+            self._dashboard.close(f"It was interrupted in epoch {len(self.rows) + 1}.")
 
     def _left(self, done: float) -> str:
         epochs = self.params.get("epochs") or 1
@@ -322,6 +328,7 @@ def fit(
             model.fit(_feed(batches), validation_data=judge, epochs=epochs, initial_epoch=done, shuffle=False,
                       class_weight=class_weight, callbacks=callbacks, verbose=0)  # fmt: skip
     except KeyboardInterrupt:
+        progress.interrupted()
         if kept is not None:
             kept.rewind(model)
         raise

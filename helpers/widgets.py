@@ -285,7 +285,8 @@ class Dashboard:
         self._text = ipywidgets.HTML()
         self._button = ipywidgets.Button(description="Stop", tooltip="Ends the training and keeps the best weights")
         self._button.on_click(self._stop)
-        self._picture = ipywidgets.Image(format="png", layout={"display": "none"})
+        layout = {"display": "none", "align_self": "flex-start", "max_width": "100%"}  # as large as it is drawn
+        self._picture = ipywidgets.Image(format="png", layout=layout)
         box = ipywidgets.VBox([ipywidgets.HBox([self._button, self._text]), self._picture])
         self._shown = display(box, display_id=True)
         # The kernel sends a click to the thread that spoke last for the button. That is the one at work: forget it,
@@ -301,10 +302,13 @@ class Dashboard:
         self._picture.value, self._picture.layout.display = plotting.png(figure), None
 
     def close(self, text: str) -> None:
-        """Leaves the last picture in place of the controls, for when there is no kernel."""
-        if self._shown is not None and self._picture.value:
+        """Leaves the last picture, or else the text, in place of the controls, for when there is no kernel."""
+        if self._shown is None:
+            return
+        bundle, metadata = {"text/plain": text}, {}
+        if self._picture.value:
             bundle, metadata = plotting.described(bytes(self._picture.value), f"Loss over the epochs. {text}")
-            self._shown.update(bundle, metadata=metadata, raw=True)
+        self._shown.update(bundle, metadata=metadata, raw=True)
 
     def _stop(self, _: object) -> None:
         self.stopped, self._button.disabled = True, True

@@ -485,22 +485,32 @@ def test_findings_are_written_with_what_could_not_be_read(tmp_path):
 
 def test_verdicts_of_an_earlier_session_are_kept_beside_the_new_ones(tmp_path):
     path, earlier = tmp_path / "decisions.csv", {"a.png": "keep", "b.png": "drop"}
-    cleaning.decisions_writer(path)(earlier)
-    write = cleaning.decisions_writer(path)
+    findings = pd.DataFrame({"name": [f"{letter}.png" for letter in "abcdef"], "kind": "near-duplicate",
+                             "action": "review", "detail": "", "row": range(6)})  # fmt: skip
+    cleaning.decisions_writer(path, findings)(earlier)
+    write = cleaning.decisions_writer(path, findings)
     for made in ({"c.png": "keep"}, {"c.png": "drop", "d.png": "keep"}, {"d.png": "keep"}):
         write(made)
         assert cleaning.read_decisions(path) == made
     assert cleaning.read_decisions(tmp_path / "decisions-1.csv") == earlier
-    cleaning.decisions_writer(path)({"d.png": "keep", "e.png": "keep"})  # taken up, and gone on with
+    cleaning.decisions_writer(path, findings)({"d.png": "keep", "e.png": "keep"})  # taken up, and gone on with
     assert sorted(file.name for file in tmp_path.iterdir()) == ["decisions-1.csv", "decisions.csv"]
     path.write_text("spoilt")
-    cleaning.decisions_writer(path)({"f.png": "keep"})
+    cleaning.decisions_writer(path, findings)({"f.png": "keep"})
     assert (tmp_path / "decisions-2.csv").read_text() == "spoilt"
+
+
+def test_a_verdict_that_no_run_can_abide_by_is_not_written(tmp_path):
+    findings = pd.DataFrame({"name": ["a.png"], "kind": ["two splits"], "action": ["drop"], "detail": [""], "row": [0]})
+    with pytest.raises(ValueError, match="its twin is in the test"):
+        cleaning.decisions_writer(tmp_path / "decisions.csv", findings)({"a.png": "keep"})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_verdicts_come_back_from_their_file(tmp_path):
     made = {"a, with a comma.png": "keep", "NA": "drop"}
-    cleaning.decisions_writer(tmp_path / "decisions.csv")(made)
+    findings = pd.DataFrame({"name": list(made), "kind": "near-duplicate", "action": "review", "detail": "", "row": 0})
+    cleaning.decisions_writer(tmp_path / "decisions.csv", findings)(made)
     assert cleaning.read_decisions(tmp_path / "decisions.csv") == made
     (tmp_path / "other.csv").write_text("picture,verdict\na,keep\n")
     (tmp_path / "bytes.csv").write_bytes(bytes(range(128, 256)))
