@@ -93,7 +93,8 @@ def predict(
     begun = time.perf_counter()
     output, inputs = Path(output), [str(one) for one in inputs]
     if output.suffix != ".parquet":
-        raise ValueError(f"Predictions are written to a .parquet file; received {output.name}.")
+        raise ValueError(f"Predictions are written to a .parquet file (for Excel, pandas reads that and writes .csv); "
+                         f"received {output.name}.")  # fmt: skip
     if shard < 1:
         raise ValueError(f"A shard has at least one row; received {shard}.")
     found = model if isinstance(model, Classifier) else classifier.load(model)

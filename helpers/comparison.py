@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from helpers import artifacts, checkpoints
-from helpers.progress import duration
+from helpers.progress import duration, ticker
 from helpers.training import Diverged
 
 
@@ -72,13 +71,14 @@ def run(
     paths = [folder / f"{_name(row)}-{_digest([row, known, does])}.npz" for row, known in zip(rows, asked, strict=True)]
     histories, arrays, started, trained = [], [], time.perf_counter(), 0
     waiting = sum(not path.exists() for path in paths)
+    tell = ticker()
     for row, path in zip(rows, paths, strict=True):
         found = _read(path)
         if found is None:
             _write(path, *_outcome(train, row))
             found = _read(path)
             trained += 1
-            _tell(row, found[0], trained, waiting, started)
+            tell(_progress(row, found[0], trained, waiting, started))
         others = [column for column in found[0].columns if column not in row]
         histories.append(found[0].assign(**row)[[*row, *others]])
         arrays.append(found[1])
@@ -154,9 +154,9 @@ def _read(path: Path) -> tuple[pd.DataFrame, dict] | None:
     return history, arrays
 
 
-def _tell(row: dict, history: pd.DataFrame, trained: int, waiting: int, started: float) -> None:
+def _progress(row: dict, history: pd.DataFrame, trained: int, waiting: int, started: float) -> str:
     last = history.iloc[-1]
     shown = "diverged" if last["status"] != "ok" else f"val_accuracy {last.get('val_accuracy', float('nan')):.3f}"
     left = (time.perf_counter() - started) / trained * (waiting - trained)
-    what = " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in row.values())
-    print(f"{trained}/{waiting} {what}: {shown}, {duration(max(left, 0))} left", file=sys.stderr, flush=True)
+    what = ", ".join(f"{name} {f'{value:g}' if isinstance(value, float) else value}" for name, value in row.items())
+    return f"{trained}/{waiting} {what}: {shown}, {duration(max(left, 0))} left"

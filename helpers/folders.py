@@ -50,6 +50,11 @@ class FolderSource:
         """Name of the folder that this one lies in."""
         return printable(self._root.parent.name)
 
+    @property
+    def tables(self) -> list[str]:
+        """Names of the CSV files that lie in it."""
+        return [printable(path.name) for path in sorted(self._root.glob("*.[cC][sS][vV]"))]
+
     def records(self) -> Iterator[Record]:
         self.findings.clear()
         found = layout(self._files())

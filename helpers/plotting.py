@@ -4,6 +4,7 @@ Meaning is constant everywhere: training is solid, validation dashed, a baseline
 has one colour; several seeds are a band from the lowest to the highest around their mean.
 """
 
+import contextlib
 import io
 import itertools
 import logging
@@ -36,6 +37,11 @@ def use_style() -> None:
     Names that Matplotlib's own font cannot write, such as Chinese ones, are drawn with the first of the
     usual fonts for them that is installed.
     """
+    if not any(font.name in _CJK for font in font_manager.fontManager.ttflist):
+        known = {font.fname for font in font_manager.fontManager.ttflist}
+        for path in set(font_manager.findSystemFonts()) - known:  # installed since Matplotlib has kept its list
+            with contextlib.suppress(Exception):  # a file that is no font raises many kinds
+                font_manager.fontManager.addfont(path)
     installed = {font.name for font in font_manager.fontManager.ttflist}
     logging.getLogger(font_manager.__name__).setLevel(logging.ERROR)  # or each figure tells of a font's odd weight
     matplotlib.rcParams.update(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from helpers import artifacts, cleaning, data, records, sources
 from helpers.records import counted
@@ -257,6 +258,47 @@ def split(
             f"{' and '.join(empty)}: bring more of each class, ten or better a hundred."
         )
     return parts
+
+
+def in_words(collection: Collection, findings: pd.DataFrame, rows: np.ndarray, splits: dict[str, np.ndarray]) -> str:
+    """Says in a few sentences what came in, what was left out and why, and how the classes share the rest.
+
+    Args:
+        collection: What was collected.
+        findings: Columns as in `records.Finding`, with the verdicts that count.
+        rows: Rows of the pictures that stay.
+        splits: Positions in `rows` by the name of the split.
+    """
+    labels, classes = encode_labels(collection, rows)
+    sizes, total = np.bincount(labels), len(collection.labels)
+    parts = ", ".join(f"{len(indices):,} for {name}" for name, indices in splits.items())
+    said = [f"{total:,} pictures came in and {len(rows):,} stay: {parts}."]
+    dropped = findings[findings["action"] == "drop"]
+    kinds = dropped[dropped["row"] >= 0].drop_duplicates("row")["kind"].value_counts()
+    if len(kinds):
+        said.append(f"Left out: {', '.join(f'{kind} {number:,}' for kind, number in kinds.items())}.")
+    unread = dropped[dropped["row"] < 0].groupby("detail")["name"].agg(["size", "first"])
+    for why, number, name in unread.nlargest(5, "size").itertuples():
+        said.append(f"{number:,} did not come in, such as {name}: {why}." if number > 1 else f"{name} {why}.")
+    parents = {collection.names[row].rpartition("/")[0]: collection.labels[row] for row in rows}
+    within = sorted(folder for folder, label in parents.items() if label in folder.split("/")[:-1])
+    if within:
+        said.append(f"Folders within a class count as that class: {_few(within)}.")
+    if tiny := findings.loc[findings["kind"] == "tiny class", "name"].tolist():
+        said.append(f"Too few different pictures to learn from and be tested by: {_few(tiny)}.")
+    small, large = sizes.argmin(), sizes.argmax()
+    shares = f"{classes[large]} has most pictures, {sizes[large]:,}, and {classes[small]} fewest, {sizes[small]:,}"
+    shares = shares if sizes[large] > sizes[small] else f"each has {sizes[large]:,} pictures"
+    said.append(f"Of {len(classes)} classes {shares}. Whoever always says {classes[large]} is right on "
+                f"{sizes[large] / sizes.sum():.3f} of them.")  # fmt: skip
+    if (tests := len(splits["test"])) < 200:
+        said.append(f"{tests} test pictures are few: notebook 03 lets each picture be judged by a model that has not "
+                    "seen it.")  # fmt: skip
+    return "\n".join(said)
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
 def chunks(images: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -2,7 +2,9 @@
 
 import re
 import shutil
+import sys
 import threading
+from collections.abc import Callable
 from typing import TextIO
 
 from helpers.artifacts import size
@@ -109,3 +111,15 @@ _INSERTED = {"cell_type": "code", "source": "# parameters"}
 
 def _is_code(cell: dict) -> bool:
     return cell["cell_type"] == "code" and bool(cell["source"].strip())
+
+
+def ticker() -> Callable[[str], None]:
+    """Returns a function that says where long work is: on stderr, or in JupyterLab in one line that is overwritten."""
+    from IPython.display import display
+
+    from helpers import widgets
+
+    if not widgets.watched():
+        return lambda line: print(line, file=sys.stderr, flush=True)
+    shown = display({"text/plain": ""}, raw=True, display_id=True)
+    return lambda line: shown.update({"text/plain": line}, raw=True)

@@ -150,7 +150,8 @@ def index(went: list[Outcome]) -> str:
     sections = [section for outcome in went if _page_of(outcome.stem).exists() for section in _sections(outcome.stem)]
     return document(
         "Workbook",
-        f'<main>\n<h1>Workbook</h1>\n{_search(sections) if sections else ""}<ul class="cards">\n{cards}</ul>\n'
+        f'<main>\n<h1>Workbook</h1>\n{_search(sections) if sections else ""}{_words(went)}'
+        f'<ul class="cards">\n{cards}</ul>\n'
         '<h2>How it went</h2>\n<table tabindex="0"><thead><tr><th>notebook</th><th>went</th>'
         '<th class="figure">time</th><th class="figure">memory</th><th class="figure">claims held</th></tr></thead>\n'
         f"<tbody>\n{rows}</tbody></table>\n{_CLAIMS if tables else ''}{tables}</main>\n",
@@ -226,6 +227,23 @@ def _card(outcome: Outcome) -> str:
                                                   if outcome.claimed else ""))  # fmt: skip
     heading = f"<p><strong>{_linked(outcome, name)}</strong></p>"
     return f"<li>{picture}{heading}{''.join(f'<p>{fact}</p>' for fact in facts)}</li>\n"
+
+
+def in_words(stem: str) -> str:
+    """Returns what a notebook's last run says in words of its pictures and its model; nothing if it says nothing."""
+    outputs = (output for cell in _cells(stem) if cell.get("id") == "in-words" for output in cell.get("outputs", []))
+    return "".join("".join(output["text"]) for output in outputs if output.get("name") == "stdout").strip()
+
+
+def _words(went: list[Outcome]) -> str:
+    told = [(outcome, in_words(outcome.stem)) for outcome in went if outcome.status == RAN]
+    rows = "".join(
+        f'<li><a href="{outcome.stem}/{outcome.stem}.html">{html.escape(outcome.title.split(":")[0])}</a>: '
+        f"{html.escape(text).replace(chr(10), ' ')}</li>\n"
+        for outcome, text in told
+        if text
+    )
+    return f"<h2>In words</h2>\n<ul>\n{rows}</ul>\n" if rows else ""
 
 
 def _thumbnail(stem: str) -> str:

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -236,6 +237,8 @@ def _commit_ready(chosen: list[Notebook]) -> int:
 
 
 def _print_summary(went: list[Outcome], index: Path) -> None:
+    from helpers import report
+
     width = max(len(outcome.stem) for outcome in went)
     print(f"{'notebook':<{width}}  {'time':>8}  {'memory':>8}  claims held")
     for o in went:
@@ -250,7 +253,14 @@ def _print_summary(went: list[Outcome], index: Path) -> None:
                 print(
                     f"✘ {o.stem}: {entry['claim']} (measured {entry['measured']}, expected {claims.bound_text(entry)})"
                 )
-    print(f"Pages: {index}")
+    for o in went:
+        if o.status == RAN and (words := report.in_words(o.stem)):
+            print(f"\n{o.title.partition(':')[0]}\n{words}")
+    print(f"\nPages: {index}")
+    model = artifacts.outputs() / "registry" / "classifier"
+    if (model / "promoted").is_file() and went[-1].status == RAN:
+        named = "" if artifacts.outputs() == artifacts.root() / "outputs" else f"--model {shlex.quote(str(model))} "
+        print(f"Ask it: python -m helpers predict {named}photo.jpg")
 
 
 def _index() -> Path:

@@ -164,8 +164,13 @@ def glance(source: Source, *, seconds: float = 10.0) -> None:
     if count == 0:
         raise _no_picture(source, [*source.findings, *refused])
     what, held = source.describe(), f"{counted(count, 'picture')} of {counted(len(labels), 'class')}"
-    asked = "" if labels else _asked_about_parent(source)
+    asked = _asked_about_table(source) or ("" if labels else _asked_about_parent(source))
     raise SourceError(f"{what[0].upper()}{what[1:]} holds {held}: {TWO_CLASSES}.{asked}")
+
+
+def _asked_about_table(source: Source) -> str:
+    tables = source.tables if isinstance(source, folders.FolderSource) else []
+    return f" Did you mean its table, {tables[0]}?" if tables else ""
 
 
 def _asked_about_parent(source: Source) -> str:

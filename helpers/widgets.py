@@ -77,7 +77,7 @@ def judge(
         alt: What the figure of the first finding shows, for those who cannot see it.
     """
     kind = ipywidgets.Dropdown(options=findings["kind"].unique().tolist(), description="kind")
-    number = ipywidgets.IntSlider(1, min=1, description="number")
+    number = ipywidgets.IntSlider(1, min=1)
     verdict = ipywidgets.ToggleButtons(options=["as found", "keep", "drop"], description="verdict")
     said, shown = ipywidgets.HTML(), ipywidgets.Image(format="png")
 
@@ -100,6 +100,7 @@ def judge(
 
     def turn(_: object = None) -> None:
         number.value, number.max = 1, int((findings["kind"] == kind.value).sum())
+        number.description = f"of {number.max:,}:"
         show()
 
     def decide(change: dict) -> None:

@@ -119,8 +119,10 @@ def answering() -> Callable[..., contextlib.AbstractContextManager[SimpleNamespa
 
         with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
             threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-            yield SimpleNamespace(url=f"http://127.0.0.1:{server.server_port}", asked=asked)
-            server.shutdown()
+            try:
+                yield SimpleNamespace(url=f"http://127.0.0.1:{server.server_port}", asked=asked)
+            finally:
+                server.shutdown()
 
     return serve
 

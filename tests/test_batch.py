@@ -191,7 +191,7 @@ def test_secrets_in_an_address_are_not_written(model, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"output": "out.csv"}, r"written to a .parquet file; received out.csv"),
+        ({"output": "out.csv"}, r"written to a .parquet file .*; received out.csv"),
         ({"shard": 0}, "at least one row; received 0"),
         ({"inputs": ["nothing"]}, "There is no 'nothing': an input is one picture, a folder, a .zip or .tar archive, "),
         ({"inputs": ["junk/a.png"]}, r"No picture in junk/a.png could be read: the first is empty \(0 bytes\)"),

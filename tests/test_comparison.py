@@ -132,7 +132,7 @@ def test_a_diverging_run_is_recorded_and_the_comparison_goes_on(tmp_path, capsys
     assert np.isnan(results.runs["loss"].iloc[3])
     assert results.arrays[1] == {}
     lines = capsys.readouterr().err.splitlines()
-    assert lines[1].startswith("2/3 adam 0.01 0: diverged, ")
+    assert lines[1].startswith("2/3 optimizer adam, learning_rate 0.01, seed 0: diverged, ")
     comparison.run(sometimes, SETTINGS, tmp_path, facts={})
     assert len(trained) == 3  # a divergence is a result, too
 

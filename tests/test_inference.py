@@ -577,3 +577,12 @@ def test_energy_is_the_difference_of_a_counter_that_begins_anew(tmp_path, monkey
     (tmp_path / "energy_uj").write_text("2000000\n")
     assert inference._joules_since(500_000) == 1.5
     assert inference._joules_since(9_000_000) == 3.0
+
+
+def test_a_picture_takes_a_file_as_long_as_itself_and_less_than_a_larger_model(tflite, tmp_path):
+    wide = models.classic_cnn((8, 8, 1), 3, filters=(256,), units=512)
+    large = export.write(wide, tmp_path / "large.tflite")
+    _, small = tflite
+    assert 0.5 < inference.times_as_long(small, small, _pictures(1), rounds=9) < 2
+    assert inference.times_as_long(large, small, _pictures(1), rounds=9) > 2
+    assert inference.times_as_long(small, large, _pictures(1), rounds=9) < 0.5

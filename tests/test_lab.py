@@ -185,19 +185,20 @@ right = {"better CNN": evaluation.correct(test_labels, logits["better CNN"])}
 def mistakes(truth, answer):
     pairs = zip(test_labels, logits["better CNN"].argmax(axis=1), strict=True)
     rows = [row for row, pair in enumerate(pairs) if [dataset.classes[label] for label in pair] == [truth, answer]]
-    title = f"{truth}, taken for {answer}: {len(rows)} pictures"
+    title = f"{truth}, taken for {answer}: {records.counted(len(rows), 'picture')}{', the first 16' * (len(rows) > 16)}"
     return plotting.image_grid(test_images[rows[:16]], columns=8, size=0.7, title=title)
 """
 FILES = """\
 names, elsewhere = ["big", "int8", "small", "smallest"], {}
 measured = pd.DataFrame({"compressed_bytes": [456_384, 122_304, 20_056, 10_900],
                          "latency_ms_p50": [0.06, 0.03, 0.02, 0.02],
-                         "accuracy": [0.931, 0.93, 0.925, 0.922]}, index=names)
+                         "accuracy": [0.931, 0.93, 0.925, 0.922],
+                         "validation_accuracy": [0.93, 0.929, 0.926, 0.921]}, index=names)
 
 def best(chosen, fits):
     ax = plotting.frontier(shown, x="kilobytes", y="accuracy", fits=fits, chosen=chosen)
     ax.set(xlabel="kilobytes, packed", ylabel="test accuracy")
-    ax.set_title(f"Most accurate within the budgets: {chosen or 'none'}")
+    ax.set_title(f"Best on validation within the budgets: {chosen or 'none'}")
     return ax
 """
 SERVED = """\

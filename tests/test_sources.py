@@ -179,6 +179,9 @@ def test_pictures_that_all_lie_in_one_folder_are_told_the_way_out(tree):
         sources.glance(open_source(root))
     assert "in a CSV with the columns path and label" in str(told.value)
     assert "Did you mean" not in str(told.value)
+    tree({"labels.csv": b"path,label"})
+    with pytest.raises(SourceError, match=r"Did you mean its table, labels\.csv\?$"):
+        sources.glance(open_source(root))
 
 
 def test_one_class_of_several_is_asked_about_its_parent(tree):

@@ -321,6 +321,16 @@ def test_muon_takes_the_kernel_of_a_convolution_for_a_matrix():
         np.testing.assert_allclose(found, start[name] - 0.1 * np.sign(slopes[name]), atol=1e-4, err_msg=name)
 
 
+def test_muons_step_keeps_its_own_length_without_an_rms_rate():
+    steps = []
+    for rms_rate in (None, 0.2):
+        kernel = keras.Variable(np.zeros((9, 3), "float32"), name="kernel")
+        optimizer = training.Muon(0.1, rms_rate=rms_rate, weight_decay=0.0)
+        optimizer.apply([keras.ops.convert_to_tensor(np.eye(9, 3, dtype="float32"))], [kernel])
+        steps.append(keras.ops.convert_to_numpy(kernel))
+    np.testing.assert_allclose(steps[1], steps[0] * 0.2 * 3, rtol=1e-5)
+
+
 @settings(max_examples=25)
 @given(st.floats(1e-5, 10), st.integers(2, 10_000), st.floats(0.05, 0.95))
 def test_one_cycle_never_leaves_its_range_and_peaks_where_it_says(peak, steps, warm_up):
