@@ -94,8 +94,9 @@ class Progress(keras.callbacks.Callback):
         if self._dashboard.stopped and weights is not None:
             self.model.set_weights(weights)
             since = f" since epoch {self._before}" if self._before else ""
-            kept = f" It was stopped and keeps the weights with the lowest loss{since}, {loss:.4f}."
-            print(f"Stopped after epoch {len(self.rows)} of {self.params.get('epochs')}.{kept}")
+            keeps = f"keeps the weights with the lowest loss{since}, {loss:.4f}."
+            print(f"The training was stopped after epoch {len(self.rows)} of {self.params.get('epochs')} and {keeps}")
+            kept = f" It was stopped and {keeps}"
         self._dashboard.close(f"{len(self.rows)} epochs, {_metrics(self.rows[-1])}.{kept}" if self.rows else "")
 
     def interrupted(self) -> None:

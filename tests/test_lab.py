@@ -353,8 +353,10 @@ def test_a_training_shows_its_curve_and_can_be_stopped_with_its_best_weights(add
         page.locator(".jp-OutputArea button:has-text('Stop')").click()
         page.wait_for_selector(".jp-OutputArea pre:has-text('True')")
         (cell,) = saved(page, path).cells
-    epochs = int(cell.outputs[-1].text.split()[0])
+    stopped, after = cell.outputs[-1].text.splitlines()
+    epochs = int(after.split()[0])
     assert 0 < epochs < 2000
+    assert stopped.startswith(f"The training was stopped after epoch {epochs} of 2000 and keeps the weights with")
     kept = [output for output in cell.outputs if "image/png" in output.get("data", {})]
     assert "keeps the weights with the lowest loss" in kept[0].data["text/plain"]
     assert not [output for output in cell.outputs if output.output_type == "stream" and output.name == "stderr"]
