@@ -3,13 +3,14 @@
 import copy
 import math
 import re
+import sys
 
 import nbformat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import artifacts, notebooks
+from helpers import artifacts, kernel, notebooks
 
 
 def test_find_reads_number_title_needs_and_defaults(project, make):
@@ -41,6 +42,15 @@ def test_a_file_that_is_no_notebook_is_named(project, make):
     (folder / "01_data.ipynb").write_text("{")
     with pytest.raises(ValueError, match=r"01_data\.ipynb cannot be read as a notebook"):
         notebooks.find()
+
+
+def test_a_python_without_jupyter_is_told_and_not_the_notebook(project, make, monkeypatch):
+    make.write_notebooks(project, n01_data=make.tiny("01_data"))
+    for name in ("nbformat", "jupyter_client.kernelspec"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ValueError, match=r"^This Python \(.*\) lacks nbformat: run `\.venv/bin/python`"):
+        notebooks.find()
+    assert kernel.problem().startswith(f"This Python ({sys.executable}) lacks Jupyter")
 
 
 def test_tags_that_are_null_are_none(project, make):

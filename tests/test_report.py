@@ -12,7 +12,7 @@ import pytest
 from bs4 import BeautifulSoup
 from PIL import Image
 
-from helpers import artifacts, claims, outcomes, rehearsal, report
+from helpers import artifacts, claims, outcomes, rehearsal, report, runner
 from helpers.outcomes import FAILED, RAN, SKIPPED, Outcome
 
 ADDRESS = re.compile(r"https?://[^\s\"'<>)]+")
@@ -154,6 +154,27 @@ def test_rendering_takes_what_ran_and_the_committed_notebook_where_nothing_did(p
     assert set(re.findall(r'href="([^"#]+)', index)) == {"01_data/01_data.html", "02_train/02_train.html"}
     assert re.findall(r'href="(\.\./[^"]+)"', first.read_text()) == ["../index.html", "../02_train/02_train.html"]
     assert re.findall(r'href="(\.\./[^"]+)"', second.read_text()) == ["../index.html", "../01_data/01_data.html"]
+
+
+def test_what_a_run_found_in_words_begins_the_index_and_ends_the_run(make, capsys):
+    cell = make.code("print(...)", "in-words")
+    cell.outputs = [nbformat.v4.new_output("stream", text="9 of 10 are <right>.\nHardest is cat.\n")]
+    for stem, content in (("01_data", make.tiny("01_data", cell)), ("02_train", make.tiny("02_train"))):
+        (artifacts.outputs() / stem).mkdir(parents=True)
+        nbformat.write(content, artifacts.outputs() / stem / f"{stem}.ipynb")
+    went = [Outcome("01_data", "1 · Data: which?", RAN), Outcome("02_train", "2 · Train: how?", RAN)]
+    page = report.index(went)
+    assert '<a href="01_data/01_data.html">1 · Data</a>: 9 of 10 are &lt;right&gt;. Hardest is cat.</li>' in page
+    assert page.index("In words") < page.index('<ul class="cards">')
+    assert "In words" not in report.index(went[1:])
+    runner._print_summary(went, artifacts.outputs() / "index.html")
+    said = capsys.readouterr().out
+    assert "1 · Data\n9 of 10 are <right>.\nHardest is cat.\n" in said
+    assert "Ask it" not in said
+    model = artifacts.outputs() / "registry" / "classifier"
+    artifacts.write_json(model / "promoted", {"version": 1})
+    runner._print_summary(went, artifacts.outputs() / "index.html")
+    assert f"Ask it: python -m helpers predict --model {model} photo.jpg" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["null", "[{}]", '{"stem": "01_data", "title": 5, "status": "ran"}'])

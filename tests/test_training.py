@@ -5,6 +5,7 @@ import itertools
 import json
 import weakref
 import zipfile
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax
 
-from helpers import artifacts, models, optimizers, plotting, training
+from helpers import artifacts, models, optimizers, plotting, training, widgets
 
 SHAPE, CLASSES = (6, 5, 1), ["bag", "coat", "shoe"]
 
@@ -89,6 +90,21 @@ def test_the_chart_that_is_left_has_every_epoch(monkeypatch, capsys):
     assert 1 < len(progress.rows) < 9
     whole = plotting.png(plotting.learning_curves(pd.DataFrame(progress.rows), metric="loss"))
     assert bytes(progress._dashboard._picture.value) == whole
+
+
+def test_a_training_that_is_interrupted_takes_its_controls_away(monkeypatch):
+    class Impatient(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setenv("JPY_SESSION_NAME", "somebody looks on")
+    left = []
+    handle = SimpleNamespace(update=lambda bundle, **options: left.append(bundle["text/plain"]))
+    monkeypatch.setattr(widgets, "display", lambda *shown, **options: handle)
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(_compiled(), _data(), epochs=3, callbacks=[Impatient()])
+    assert left[-1].endswith("It was interrupted in epoch 2.")
 
 
 def test_same_seed_trains_the_same_model():
