@@ -24,7 +24,8 @@ from helpers.records import PICTURE_BYTES, Record
 SHARD = 10_000
 _AHEAD = 3  # pieces that wait for the model while a shard is written
 # A dictionary of all probabilities would take three times as long and half as much room again.
-_AS_PARQUET = {"compression": "zstd", "use_dictionary": ["input", "class", "label", "error"]}
+_AS_PARQUET = {"compression": "zstd", "use_dictionary": ["input", "class", "label", "error"],
+               "write_page_checksum": True}  # fmt: skip
 _PACKED = frozenset({".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz"})
 _CHUNK, _CHUNK_BYTES = 2000, 2**24  # the most that is decoded, and answered, at a time, in files and in pixels
 
@@ -75,7 +76,8 @@ def predict(
     class). Which model answered stands in the file's metadata and, with its checksum, in `<output>.manifest.json`.
 
     What is done lies in whole shards in `<output>.parts` until all is done. Called again after a kill, with the same
-    model and inputs, it goes on behind the last shard; with others, or files that have changed since, it begins anew.
+    model and inputs, it goes on behind the last shard; with others, or files that have changed since, it begins anew. A
+    shard that was damaged or is missing is done again, with all behind it.
     Whether what a network address leads to has changed is not seen. The output may lie in a folder that is an input.
 
     Args:
@@ -383,8 +385,26 @@ def _take_up(parts: Path, job: dict) -> int:
                 artifacts.remove(path)
         artifacts.write_json(parts / "job.json", job)
     artifacts.remove_partial(parts)
-    shards = _shards(parts)
-    return sum(pq.read_metadata(path).num_rows for path in shards)
+    return _kept(parts, job["shard"])
+
+
+def _kept(parts: Path, shard: int) -> int:
+    """Returns the rows of the shards that are whole; the first that is damaged or missing goes, with all behind it."""
+    rows, there = 0, _shards(parts)
+    for number, path in enumerate(there):
+        found = _whole_rows(path) if path.name == f"{number:06}.parquet" and rows == number * shard else None
+        if found is None:
+            for left in there[number:]:
+                artifacts.remove(left)
+            break
+        rows += found
+    return rows
+
+
+def _whole_rows(path: Path) -> int | None:
+    with contextlib.suppress(OSError, pa.ArrowException):
+        return len(pq.read_table(path, page_checksum_verification=True))
+    return None
 
 
 def _shards(parts: Path) -> list[Path]:

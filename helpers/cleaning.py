@@ -25,6 +25,8 @@ _CHUNK_BYTES = 32 * 2**20  # of pictures, or of pairs of pictures, that are look
 _CLEAR_MAJORITY = 0.9  # share of pictures above which those that differ are odd
 _BLANK = 2.0  # standard deviation of pixels, in grey levels, up to which a picture is blank
 _SATURATED = 0.75  # share of white values from which a picture is over-exposed
+_HALF = 0.5  # share of a picture of which less is left when it is brought to another shape: a person should look
+_NARROW = 64  # brightest value at 8 bits up to which a picture of 16 bits leaves the two highest of them unused
 _DISTANCE = 4  # the largest of the perceptual hashes of near-duplicates, in bits
 VERDICTS = ("keep", "drop")
 _OF_A_CLASS = ("tiny class", "absent class", "alike classes")  # findings whose name is that of a class
@@ -58,6 +60,7 @@ def inspect(collection: Collection, *, near: float = 0.995) -> tuple[pd.DataFram
             missing_labels(names, labels, splits),
             is_blank,
             saturated_pictures(names, images),
+            narrow_ranges(names, images, collection.originals),
             odd_sizes(names, collection.originals, collection.images.shape[1:3]),
             odd_modes(names, collection.originals),
             exact_duplicates(names, same, splits, labels),
@@ -203,8 +206,25 @@ def saturated_pictures(names: np.ndarray, images: np.ndarray) -> pd.DataFrame:
     )
 
 
+def narrow_ranges(names: np.ndarray, images: np.ndarray, originals: pd.DataFrame) -> pd.DataFrame:
+    """Finds pictures of 16 bits that use the lowest 10 to 14 of them, as many cameras write: at 8 bits they are dark.
+
+    Args:
+        names: Name of each picture.
+        images: The pictures at 8 bits.
+        originals: `mode` of each picture as it was.
+    """
+    rows = np.flatnonzero(originals["mode"].str.startswith("I"))
+    brightest = [int(images[row].max()) for row in rows]
+    return _table(
+        Finding(names[row], "narrow range", "review", f"has 16 bits, and at 8 no value above {value} of 255", row=row)
+        for row, value in zip(rows, brightest, strict=True)
+        if value < _NARROW
+    )
+
+
 def odd_sizes(names: np.ndarray, originals: pd.DataFrame, size: tuple[int, int]) -> pd.DataFrame:
-    """Finds pictures whose size differs from that of nearly all others, or that had to be enlarged twofold.
+    """Finds pictures whose size differs from that of nearly all others, that had to be enlarged twofold or lost half.
 
     Args:
         names: Name of each picture.
@@ -216,13 +236,17 @@ def odd_sizes(names: np.ndarray, originals: pd.DataFrame, size: tuple[int, int])
     values, counts = np.unique(code, return_counts=True)
     is_odd = (code != values[counts.argmax()]) & (counts.max() >= _CLEAR_MAJORITY * len(code))
     is_small = (2 * height < size[0]) | (2 * width < size[1])
+    share = height / width * size[1] / size[0]
+    share = np.minimum(share, 1 / share)  # of the picture that stays when its ends are cut off
+    is_cut = share < _HALF
     brought = f"brought to {size[0]} x {size[1]}"
+    lost = [f", which keeps the middle {kept:.0%} of it" if kept < _HALF else "" for kept in share]
     return _table(
         Finding(
-            names[row], "wrong size", "review" if is_small[row] else "keep",
-            f"was {height[row]} high and {width[row]} wide; {brought}", row=row,
+            names[row], "wrong size", "review" if is_small[row] or is_cut[row] else "keep",
+            f"was {height[row]} high and {width[row]} wide; {brought}{lost[row]}", row=row,
         )  # fmt: skip
-        for row in np.flatnonzero(is_odd | is_small)
+        for row in np.flatnonzero(is_odd | is_small | is_cut)
     )
 
 

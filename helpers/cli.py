@@ -158,15 +158,17 @@ def _add_serve(commands: argparse._SubParsersAction) -> None:
         description="Answers predictions over HTTP (TensorFlow Serving's protocol and V2) and gRPC with the promoted "
         "versions of a registry, and takes over what is promoted later. For other addresses than this machine's own, "
         "put a key into WORKBOOK_API_KEY or a file.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     serve.add_argument("--registry", metavar="DIR", help="folder of the registry (default: outputs/registry)")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    serve.add_argument("--port", type=int, default=8080, help="of HTTP; 0 for a free one")
-    serve.add_argument("--grpc-port", type=int, default=8081, metavar="PORT", help="of gRPC; 0 for a free one")
-    serve.add_argument("--workers", type=int, default=1, metavar="N", help="processes that answer")
-    serve.add_argument("--threads", type=int, default=1, metavar="N", help="of one call of a model")
-    serve.add_argument("--largest-batch", type=int, default=64, metavar="N", help="pictures in one call of a model")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    for option, default, name, what in (
+        ("--port", 8080, "PORT", "of HTTP; 0 for a free one"),
+        ("--grpc-port", 8081, "PORT", "of gRPC; 0 for a free one"),
+        ("--workers", 1, "N", "processes that answer"),
+        ("--threads", 1, "N", "of one call of a model"),
+        ("--largest-batch", 64, "N", "pictures in one call of a model"),
+    ):
+        serve.add_argument(option, type=int, default=default, metavar=name, help=f"{what} (default: {default})")
     serve.add_argument("--api-key-file", metavar="FILE", help="file whose first line is the key that clients show")
     serve.add_argument(
         "--limit", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),

@@ -280,12 +280,19 @@ def in_words(collection: Collection, findings: pd.DataFrame, rows: np.ndarray, s
     unread = dropped[dropped["row"] < 0].groupby("detail")["name"].agg(["size", "first"])
     for why, number, name in unread.nlargest(5, "size").itertuples():
         said.append(f"{number:,} did not come in, such as {name}: {why}." if number > 1 else f"{name} {why}.")
+    narrow = findings.loc[findings["kind"] == "narrow range", "name"].tolist()
+    if narrow:
+        said.append(f"{len(narrow):,} pictures of 16 bits are dark at 8, such as {narrow[0]}: multiply the values of "
+                    "all pictures until the brightest is near 65,535, and save them anew.")  # fmt: skip
     parents = {collection.names[row].rpartition("/")[0]: collection.labels[row] for row in rows}
     within = sorted(folder for folder, label in parents.items() if label in folder.split("/")[:-1])
     if within:
         said.append(f"Folders within a class count as that class: {_few(within)}.")
     if tiny := findings.loc[findings["kind"] == "tiny class", "name"].tolist():
         said.append(f"Too few different pictures to learn from and be tested by: {_few(tiny)}.")
+    odd = findings[findings["kind"].isin(["alike classes", "absent class"])]
+    if len(odd):
+        said.append(f"Look at these classes: {_few((odd['name'] + ' ' + odd['detail']).tolist())}.")
     small, large = sizes.argmin(), sizes.argmax()
     shares = f"{classes[large]} has most pictures, {sizes[large]:,}, and {classes[small]} fewest, {sizes[small]:,}"
     shares = shares if sizes[large] > sizes[small] else f"each has {sizes[large]:,} pictures"

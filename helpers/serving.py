@@ -79,7 +79,8 @@ def supervise(
     # Mapped files: on a disk that is full, a worker that writes to them is killed.
     metrics = _metrics_folder()
     try:
-        with _listen(host, port, "--port") as listening:
+        with contextlib.ExitStack() as held:
+            listening = _listen_for_each(host, port, workers, held)
             with _listen(host, grpc_port, "--grpc-port") as free:  # workers share it: they would not notice a stranger
                 settings["grpc"] = _address(host, free)
             stopping = threading.Event()
@@ -88,12 +89,12 @@ def supervise(
                     signal.signal(number, lambda *_: stopping.set())
             if follow:
                 threading.Thread(target=at_end_of_input, args=(stopping.set,), daemon=True).start()
-            crew = [_Worker(settings, listening, metrics) for _ in range(workers)]
+            crew = [_Worker(settings, one, metrics) for one in listening]
             try:
                 for worker in crew:
                     worker.wait_until_ready(stopping)
                 what = ", ".join(f"{name} {registry.promoted(name, root=root)}" for name in _live(root))
-                at = f"http://{_address(host, listening)} and grpc://{settings['grpc']}"
+                at = f"http://{_address(host, listening[0])} and grpc://{settings['grpc']}"
                 if not stopping.is_set():
                     say(f"Serving {what} at {at}; Ctrl+C ends it.")
                 _keep_alive(crew, stopping)
@@ -303,11 +304,24 @@ def _is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
-def _listen(host: str, port: int, option: str) -> socket.socket:
+def _listen_for_each(host: str, port: int, workers: int, held: contextlib.ExitStack) -> list[socket.socket]:
+    """Opens a socket for each worker at one address: of one that all share, the quickest would take every connection.
+
+    Linux deals connections out; elsewhere workers share one socket. The parent keeps the sockets: what waits for a
+    worker that dies is not lost.
+    """
+    if workers == 1 or sys.platform != "linux":
+        return [held.enter_context(_listen(host, port, "--port"))] * workers
+    with _listen(host, port, "--port") as free:  # those below would not notice a stranger
+        port = free.getsockname()[1]
+    return [held.enter_context(_listen(host, port, "--port", shared=True)) for _ in range(workers)]
+
+
+def _listen(host: str, port: int, option: str, *, shared: bool = False) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         both = address[0] == "::" and socket.has_dualstack_ipv6()  # as gRPC takes it, too
-        return socket.create_server(address[:2], family=family, backlog=2048, dualstack_ipv6=both)
+        return socket.create_server(address[:2], family=family, backlog=2048, reuse_port=shared, dualstack_ipv6=both)
     except OSError as error:
         why = error.strerror or str(error)
         raise OSError(

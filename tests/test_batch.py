@@ -260,6 +260,25 @@ def test_killed_and_called_again_it_writes_what_an_undisturbed_run_does(folder, 
     assert output.read_bytes() == (tmp_path / "one.parquet").read_bytes()
 
 
+@pytest.mark.parametrize("harm", ["cut", "a bit", "missing"])
+def test_a_shard_that_has_come_to_harm_is_done_again(folder, model, tmp_path, interrupted, harm):
+    batch.predict([folder], model, tmp_path / "one.parquet", shard=2)
+    output = tmp_path / "out.parquet"
+    interrupted(folder, output)
+    second = tmp_path / "out.parquet.parts" / "000001.parquet"
+    content = bytearray(second.read_bytes())
+    if harm == "cut":
+        second.write_bytes(content[:100])
+    elif harm == "a bit":
+        content[len(content) // 4] ^= 1
+        second.write_bytes(content)
+    else:
+        second.unlink()
+    done = batch.predict([folder], model, output, shard=2)
+    assert done.resumed == 2
+    assert output.read_bytes() == (tmp_path / "one.parquet").read_bytes()
+
+
 @pytest.mark.parametrize("change", ["input", "model", "shard", "query"])
 def test_what_another_job_has_left_is_not_taken_up(folder, model, tmp_path, write_onnx, interrupted, change):
     output, given, query = tmp_path / "out.parquet", folder, ""

@@ -73,6 +73,16 @@ def test_saturated_pictures_are_mostly_white():
     assert found["detail"][0] == "is white in 75% of its pixels"
 
 
+def test_pictures_of_16_bits_that_use_12_of_them_are_told():
+    images = np.full((4, 2, 2, 1), 15, np.uint8)
+    images[2, 0, 0] = 200
+    originals = pd.DataFrame({"mode": ["I;16", "L", "I;16", "I"]})
+    found = cleaning.narrow_ranges(NAMES, images, originals)
+    assert rows(found) == [0, 3]
+    assert found["detail"][0] == "has 16 bits, and at 8 no value above 15 of 255"
+    assert set(found["action"]) == {"review"}
+
+
 def test_odd_sizes_are_told_only_against_a_clear_majority():
     originals = pd.DataFrame({"height": [28] * 19 + [40], "width": [28] * 19 + [30]})
     names = np.arange(20).astype(str)
@@ -82,6 +92,14 @@ def test_odd_sizes_are_told_only_against_a_clear_majority():
     mixed = pd.DataFrame({"height": range(28, 48), "width": range(28, 48)})
     assert rows(cleaning.odd_sizes(names, mixed, (28, 28))) == []
     assert rows(cleaning.odd_sizes(names, mixed, (80, 80))) == list(range(12))  # enlarged more than twofold
+
+
+def test_a_picture_of_which_less_than_half_is_left_is_to_be_looked_at():
+    originals = pd.DataFrame({"height": [300, 480, 640, 480], "width": [4000, 640, 480, 641]})
+    found = cleaning.odd_sizes(NAMES[:4], originals, (48, 64))
+    assert rows(found) == [0]
+    assert found["detail"][0] == "was 300 high and 4000 wide; brought to 48 x 64, which keeps the middle 10% of it"
+    assert found["action"][0] == "review"
 
 
 def test_odd_modes_are_told_only_against_a_clear_majority():

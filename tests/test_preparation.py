@@ -354,6 +354,19 @@ def test_too_few_pictures_for_every_split_are_one_sentence():
         )
 
 
+def test_classes_that_may_be_one_and_those_that_a_split_lacks_are_said_in_words(tmp_path):
+    random = np.random.default_rng(0)
+    for name in ("train/cat", "train/Cat", "train/dog", "test/cat", "test/Cat"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(3):
+            picture = encode(random.integers(0, 256, (8, 8), np.uint8))
+            (tmp_path / "pets" / name / f"{number}.png").write_bytes(picture)
+    collection = sources.collect(str(tmp_path / "pets"))
+    findings, _ = cleaning.inspect(collection)
+    said = preparation.in_words(collection, findings, np.arange(15), {"train": np.arange(9), "test": np.arange(9, 15)})
+    assert "Look at these classes: Cat differs only in case from cat, dog is left with no picture in test." in said
+
+
 def test_what_came_in_and_what_did_not_is_said_in_words(tmp_path):
     random = np.random.default_rng(0)
     files = {f"{name}/{number}.png": encode(random.integers(0, 256, (8, 8), np.uint8))

@@ -1,6 +1,7 @@
 """A real server process, asked as clients ask it, and treated as the world treats servers."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -330,6 +331,23 @@ def test_a_killed_worker_is_replaced_and_every_request_is_answered_in_the_end(st
     assert len(server.workers()) == workers
     assert victim not in server.workers()
     assert "worker died" in [line.get("event") for line in log_of(server)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers share one socket")
+def test_connections_are_dealt_out_to_all_workers_and_none_takes_those_of_another():
+    taken = []
+    with contextlib.ExitStack() as held:
+        sockets = serving._listen_for_each("127.0.0.1", 0, 2, held)
+        for _ in range(64):
+            held.enter_context(socket.create_connection(sockets[0].getsockname()))
+        for one in sockets:
+            one.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    taken.append(one)
+                    held.enter_context(one.accept()[0])
+    assert [taken.count(one) > 8 for one in sockets] == [True, True]
+    assert len(taken) == 64 + 2  # each was asked once more than it had
 
 
 def test_a_model_promoted_later_is_served_too(start, fill, images, answers, until):
