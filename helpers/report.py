@@ -66,8 +66,10 @@ td.figure, th.figure { text-align: right; white-space: nowrap; font-variant-nume
   td a { overflow-wrap: break-word; } }  /* or a sentence gets a column of one word, and words are broken */
 math[display="block"] { margin: 0.4rem 0; padding-block: 0.4rem; overflow: auto hidden; }
 details.input > summary, details.messages > summary { cursor: pointer; font-size: 0.8rem; opacity: 0.75; }
-@media print { table { font-size: 0.7rem; } th, td { padding: 0.2rem 0.25rem; overflow-wrap: anywhere; }
-  td.figure, th.figure { white-space: normal; } .cards { display: block; } details.messages { display: none; } }
+@media print { table { font-size: 0.7rem; } th, td { padding: 0.2rem 0.25rem; } td { overflow-wrap: anywhere; }
+  .output_area td { min-width: 5.2em; }  /* or a number is broken */
+  td.figure, th.figure { white-space: normal; } .cards { display: block; } details.messages { display: none; }
+  h1, h2, h3, summary { break-after: avoid; } tr, img { break-inside: avoid; } }
 details.contents { margin: 0 0 1rem; } details.contents ol { margin: 0.4rem 0; padding-left: 1.4rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem; padding: 0; }
 .cards li { list-style: none; border: 1px solid var(--line); border-radius: 8px; padding: 0.8rem; }

@@ -54,6 +54,12 @@ def explore(draw: Callable, *, alt: str, **controls: ipywidgets.ValueWidget) -> 
     for name, control in controls.items():
         control.description = control.description or name.replace("_", " ")
         control.observe(look, "value")
+    label = max(7.0, 0.6 * max(len(control.description) for control in controls.values()))
+    for control in controls.values():
+        if hasattr(control.style, "description_width"):  # none is cut short, and all begin at one line
+            control.style.description_width = f"{label:.1f}em"
+        if hasattr(control, "readout"):  # else a long label leaves a slider of a few pixels
+            control.layout.width, control.layout.max_width = f"{label + 22:.1f}em", "100%"
     _publish([*controls.values(), said, shown], shown, alt)
 
 

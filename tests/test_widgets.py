@@ -54,6 +54,16 @@ def test_one_output_holds_the_controls_and_their_static_picture(published):
     assert plt.get_fignums() == []
 
 
+def test_no_label_is_cut_short_and_a_long_one_leaves_room_to_its_slider(published):
+    long = ipywidgets.FloatSlider(0.1, description="rotation (turns either way)")
+    upload = ipywidgets.FileUpload()
+    widgets.explore(lambda turn, name, file: draw(turn, name), alt="One bar", turn=long, name=ipywidgets.Text("a"),
+                    file=upload)  # fmt: skip
+    controls = children(published)[:-2]
+    assert [control.style.description_width for control in controls[:2]] == ["16.2em", "16.2em"]
+    assert (long.layout.width, upload.layout.width) == ("38.2em", None)
+
+
 def test_a_moved_control_draws_the_picture_anew(published):
     height = ipywidgets.IntSlider(3, min=0, max=10)
     widgets.explore(draw, alt="One bar", height=height, name=ipywidgets.Text("a"))
