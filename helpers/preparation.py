@@ -282,8 +282,8 @@ def in_words(collection: Collection, findings: pd.DataFrame, rows: np.ndarray, s
         said.append(f"{number:,} did not come in, such as {name}: {why}." if number > 1 else f"{name} {why}.")
     narrow = findings.loc[findings["kind"] == "narrow range", "name"].tolist()
     if narrow:
-        said.append(f"{len(narrow):,} pictures of 16 bits are dark at 8, such as {narrow[0]}: multiply the values of "
-                    "all pictures until the brightest is near 65,535, and save them anew.")  # fmt: skip
+        said.append(f"Of 16 bits, and dark at 8: {_few(narrow)}. Multiply the values of all pictures until the "
+                    "brightest is near 65,535, and save them anew.")  # fmt: skip
     parents = {collection.names[row].rpartition("/")[0]: collection.labels[row] for row in rows}
     within = sorted(folder for folder, label in parents.items() if label in folder.split("/")[:-1])
     if within:

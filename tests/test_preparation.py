@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from helpers import artifacts, cleaning, data, pictures, preparation, records, rehearsal, sources
 from helpers.records import SourceError
@@ -365,6 +366,19 @@ def test_classes_that_may_be_one_and_those_that_a_split_lacks_are_said_in_words(
     findings, _ = cleaning.inspect(collection)
     said = preparation.in_words(collection, findings, np.arange(15), {"train": np.arange(9), "test": np.arange(9, 15)})
     assert "Look at these classes: Cat differs only in case from cat, dog is left with no picture in test." in said
+
+
+def test_pictures_of_16_bits_that_come_in_dark_are_said_in_words(tmp_path):
+    random = np.random.default_rng(0)
+    for name, brightest in (("dim", 4096), ("full", 65536)):
+        (tmp_path / "cells" / name).mkdir(parents=True)
+        for number in range(3):
+            pixels = random.integers(0, brightest, (8, 8), np.uint16)
+            Image.fromarray(pixels).save(tmp_path / "cells" / name / f"{number}.png")
+    collection = sources.collect(str(tmp_path / "cells"))
+    findings, _ = cleaning.inspect(collection)
+    said = preparation.in_words(collection, findings, np.arange(6), {"train": np.arange(4), "test": np.arange(4, 6)})
+    assert "Of 16 bits, and dark at 8: dim/0.png, dim/1.png, dim/2.png. Multiply the values" in said
 
 
 def test_what_came_in_and_what_did_not_is_said_in_words(tmp_path):
