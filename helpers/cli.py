@@ -1,11 +1,13 @@
 """The command line: `python -m helpers run | predict | serve | registry | report | doctor | refresh | kernel`."""
 
 import argparse
+import contextlib
 import os
 import re
 import shlex
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 _EXAMPLES = """\
@@ -229,11 +231,12 @@ def _predict(parsed: argparse.Namespace) -> int:
 
     from helpers import batch, classifier
 
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its errors are exceptions anyway
-    model = classifier.load(_model(parsed.model))
+    named = _model(parsed.model)
+    with _without_notes():
+        model = classifier.load(named)
 
     def predict(output: str | Path) -> "batch.Summary":
-        with tqdm(unit=" pictures", disable=not sys.stderr.isatty(), file=sys.stderr) as bar:
+        with tqdm(unit=" pictures", disable=not (sys.stderr and sys.stderr.isatty()), file=sys.stderr) as bar:
             return batch.predict(
                 parsed.inputs, model, output, query=parsed.query, shard=parsed.shard, progress=bar.update
             )
@@ -251,6 +254,21 @@ def _predict(parsed: argparse.Namespace) -> int:
         + f": {done.path}"
     )
     return 0
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Keeps from the terminal what libraries in C++ note while they start: their errors are exceptions anyway."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # which TensorFlow heeds only once it has begun
+    if sys.stderr is None:  # closed: nobody would read them
+        yield
+        return
+    with open(os.dup(2), "w") as terminal, open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(terminal):
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal.fileno(), 2)
 
 
 def _model(named: str | None) -> Path:

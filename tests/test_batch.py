@@ -414,6 +414,21 @@ def test_a_full_disk_is_one_sentence_and_what_is_done_is_kept(folder, model, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("suffix", [".keras", ".tflite"])
+def test_only_the_answer_is_printed_whatever_the_runtime_notes_as_it_starts(suffix, tmp_path):
+    from helpers import export, models
+
+    path = export.write(models.softmax_regression((4, 4, 1), 3), tmp_path / f"model{suffix}")
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    command = [sys.executable, "-m", "helpers", "predict", "--model", str(path), str(tmp_path / "a.png")]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.stdout.startswith("a.png\t")
+    assert ended.stderr == ""
+    closed = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *command], stdout=subprocess.PIPE, text=True)
+    assert closed.stdout == ended.stdout
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="drops a capability of Linux")
 def test_a_picture_that_may_not_be_read_gets_its_row(folder, model, tmp_path, bound_by_permissions):
     Image.new("L", (4, 4)).save(tmp_path / "secret.png")

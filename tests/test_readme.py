@@ -91,11 +91,24 @@ def test_every_command_is_known_to_a_test():
     assert {command for _, command in EVERY} == set(named(*KNOWN))
 
 
+IN_KERAS = [command for command in named(QUICK) if ".keras" in command]
 SLOW = [pytest.param(command, marks=pytest.mark.slow) for command in named(DOCTOR)]  # it starts a kernel
 
 
-@pytest.mark.parametrize("command", [*named(QUICK), *SLOW])
+@pytest.mark.parametrize("command", [*sorted(set(named(QUICK)) - set(IN_KERAS)), *SLOW])
 def test_a_command_of_the_readmes_works(command, place):
+    ended = run(command, place)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", IN_KERAS)
+def test_a_network_that_notebook_03_has_trained_answers_as_the_readmes_say(command, place):
+    from helpers import models
+
+    (place / "outputs" / "03_cnn_training").mkdir()
+    models.mlp((4, 4, 1), 3).save(place / "outputs" / "03_cnn_training" / "model.keras")
     ended = run(command, place)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout
