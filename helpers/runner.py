@@ -257,9 +257,13 @@ def _print_summary(went: list[Outcome], index: Path) -> None:
         if o.status == RAN and (words := report.in_words(o.stem)):
             print(f"\n{o.title.partition(':')[0]}\n{words}")
     print(f"\nPages: {index}")
-    model = artifacts.outputs() / "registry" / "classifier"
-    if (model / "promoted").is_file() and went[-1].status == RAN:
-        named = "" if artifacts.outputs() == artifacts.root() / "outputs" else f"--model {shlex.quote(str(model))} "
+    served, trained = (artifacts.outputs() / path for path in ("registry/classifier", "03_cnn_training/model.keras"))
+    models = {served / "promoted": served, trained: trained}
+    written = sorted(filter(Path.is_file, models), key=lambda path: path.stat().st_mtime)  # the last is of this run
+    if written and went[-1].status == RAN:
+        model = models[written[-1]]
+        asked = model == served and artifacts.outputs() == artifacts.root() / "outputs"
+        named = "" if asked else f"--model {shlex.quote(str(model))} "
         print(f"Ask it: python -m helpers predict {named}photo.jpg")
 
 

@@ -3,6 +3,7 @@ import hashlib
 import html
 import io
 import json
+import os
 import re
 import shutil
 
@@ -171,10 +172,19 @@ def test_what_a_run_found_in_words_begins_the_index_and_ends_the_run(make, capsy
     said = capsys.readouterr().out
     assert "1 · Data\n9 of 10 are <right>.\nHardest is cat.\n" in said
     assert "Ask it" not in said
-    model = artifacts.outputs() / "registry" / "classifier"
-    artifacts.write_json(model / "promoted", {"version": 1})
-    runner._print_summary(went, artifacts.outputs() / "index.html")
-    assert f"Ask it: python -m helpers predict --model {model} photo.jpg" in capsys.readouterr().out
+
+
+def test_a_run_ends_with_how_to_ask_the_model_that_it_made_last(capsys):
+    went = [Outcome("01_data", "1 · Data: which?", RAN)]
+    served, trained = (artifacts.outputs() / path for path in ("registry/classifier", "03_cnn_training/model.keras"))
+    artifacts.write_json(served / "promoted", {"version": 1})
+    trained.parent.mkdir()
+    trained.touch()
+    for hours, model in ((-1, served), (1, trained)):  # by which 03's is older or newer than what 06 has promoted
+        at = (served / "promoted").stat().st_mtime + 3600 * hours
+        os.utime(trained, (at, at))
+        runner._print_summary(went, artifacts.outputs() / "index.html")
+        assert f"Ask it: python -m helpers predict --model {model} photo.jpg" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["null", "[{}]", '{"stem": "01_data", "title": 5, "status": "ran"}'])
