@@ -207,7 +207,9 @@ def test_another_address_needs_a_key(fill):
 @pytest.fixture
 def as_a_command(fill, running):
     """A server as a terminal or a service manager starts it: the leader of its group, with nobody who follows it."""
-    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the tests ignore it, and so would the server
+    # under nohup the tests ignore the one, behind a script's & the other, and so would the server
+    answers = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, answer) for number, answer in answers.items()}
 
     def begin(*arguments, **environment):
         command = [sys.executable, "-m", "helpers", "serve", "--registry", str(fill())]
@@ -216,7 +218,8 @@ def as_a_command(fill, running):
                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
 
     yield begin
-    signal.signal(signal.SIGHUP, hangup)
+    for number, answer in before.items():
+        signal.signal(number, answer)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
