@@ -259,7 +259,7 @@ def _print_summary(went: list[Outcome], index: Path) -> None:
     print(f"\nPages: {index}")
     served, trained = (artifacts.outputs() / path for path in ("registry/classifier", "03_cnn_training/model.keras"))
     models = {served / "promoted": served, trained: trained}
-    written = sorted(filter(Path.is_file, models), key=lambda path: path.stat().st_mtime)  # the last is of this run
+    written = sorted(filter(Path.is_file, models), key=lambda path: path.stat().st_mtime)  # the last was made last
     if written and went[-1].status == RAN:
         model = models[written[-1]]
         asked = model == served and artifacts.outputs() == artifacts.root() / "outputs"
